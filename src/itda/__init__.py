@@ -1,0 +1,1 @@
+"""itda: sequence-to-sequence models."""

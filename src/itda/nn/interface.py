@@ -1,0 +1,151 @@
+"""The contracts that everything hangs on: Encoder, Decoder, Head, and the values that pass between them.
+
+Modules hold parameters; `Memory` and `State` are frozen values, passed in and returned. Dimension names:
+sentences (what was encoded), rows (sentence x beam), src and tgt (positions), dim, vocab.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from itda.batch import Side
+
+Tree = Any  # a tensor, None, or a tuple of trees
+
+
+def tree_map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """Apply `function` to each tensor of a tree of tuples, keeping its form."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if tree is None:
+        return None
+    if isinstance(tree, tuple):
+        return tuple(tree_map(function, leaf) for leaf in tree)
+    raise TypeError(f"a state holds tensors, tuples and None, not {type(tree).__name__}")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an encoder says of its sentences: a vector h_i for each position, and a summary of the whole.
+
+    `summary` is a tree of tensors with sentences on dim 0: for a recurrent encoder, a tuple with one entry a
+    layer, each a tuple (hidden,) or (hidden, cell) of shape (sentences, dim).
+    """
+
+    states: Float[Tensor, "sentences src dim"]
+    mask: Bool[Tensor, "sentences src"]
+    summary: Tree = None
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> Memory:
+        """Keep some sentences."""
+        return Memory(self.states[sentences], self.mask[sentences], tree_map(lambda t: t[sentences], self.summary))
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a decoder stands: the memory, what was derived from it once a sentence, and what each row carries.
+
+    Row r belongs to sentence r // width, so nothing of the memory is copied for each beam. `keys` has sentences
+    on dim 0 and is never reordered; `cache` has rows on dim 0.
+    """
+
+    memory: Memory
+    keys: Tree
+    cache: Tree
+    width: int = 1
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> State:
+        """Let row i go on from what row `rows[i]` was; a row may only come from its own sentence."""
+        return replace(self, cache=tree_map(lambda t: t[rows], self.cache))
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> State:
+        """Keep some sentences and all of their rows."""
+        rows = (sentences[:, None] * self.width + torch.arange(self.width, device=sentences.device)).flatten()
+        keys = tree_map(lambda t: t[sentences], self.keys)
+        return State(self.memory.select(sentences), keys, tree_map(lambda t: t[rows], self.cache), self.width)
+
+    def widen(self, width: int) -> State:
+        """Give each sentence `width` rows, copies of its single row."""
+        assert self.width == 1, "only a state with one row a sentence can be widened"
+        return replace(self, cache=tree_map(lambda t: t.repeat_interleave(width, dim=0), self.cache), width=width)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoder's answer for each target position: features for the head, and on request alpha and c_t."""
+
+    features: Float[Tensor, "rows tgt dim"]
+    weights: Float[Tensor, "rows tgt src"] | None = None
+    contexts: Float[Tensor, "rows tgt context"] | None = None
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the real target positions of a batch; dividing is the caller's business.
+
+    `nll` is the negative log-likelihood in nats (squared error for vectors), `objective` what training
+    minimises (with label smoothing), `count` the number of positions.
+    """
+
+    nll: Float[Tensor, ""]
+    objective: Float[Tensor, ""]
+    count: Int[Tensor, ""]
+
+
+class Encoder(nn.Module, ABC):
+    """Reads a source side into a `Memory` whose states have `dim` features."""
+
+    dim: int
+
+    @abstractmethod
+    def forward(self, src: Side) -> Memory:
+        """Encode; no state may depend on what lies under a False mask."""
+
+
+class Decoder(nn.Module, ABC):
+    """Turns what was written so far, and a memory, into features of `dim` numbers for the next position."""
+
+    dim: int
+
+    @abstractmethod
+    def start(self, memory: Memory) -> State:
+        """The state before the first position, one row a sentence."""
+
+    @abstractmethod
+    def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
+        """Teacher forcing: position t sees tgt_in up to and including t, never what follows."""
+
+    @abstractmethod
+    def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
+        """Advance one position: `previous` is (rows,) ids or (rows, dim) vectors; the answer has tgt = 1.
+
+        The given state is left as it was, so that two steps from one state give two independent futures.
+        The answer always carries `weights` and `contexts` if the decoder has attention.
+        """
+
+
+class Head(nn.Module, ABC):
+    """Turns features into a distribution over targets: the loss for training, log-probabilities for search."""
+
+    @abstractmethod
+    def loss(self, decoded: Decoded, target: Side, memory: Memory) -> Sums:
+        """Sum nll and objective over real target positions."""
+
+    @abstractmethod
+    def scores(self, decoded: Decoded, target: Side, memory: Memory) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
+        """The nll of each target position (0 on padding), and whether the target was the first choice there."""
+
+    @abstractmethod
+    def predict(self, decoded: Decoded, memory: Memory) -> Tensor:
+        """The best next value: (rows, tgt) ids, or (rows, tgt, dim) vectors (differentiable)."""
+
+    def log_probs(self, decoded: Decoded, memory: Memory, candidates: Int[Tensor, " candidates"] | None = None) -> Float[Tensor, "rows tgt vocab"]:
+        """Normalised log-probabilities, over `candidates` only where they are given; only for discrete heads."""
+        raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")
