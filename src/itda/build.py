@@ -1,0 +1,123 @@
+"""From a recipe to a model: the one place that knows what each kind stands for."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from itda.batch import PAD
+from itda.config import Config, ModelConfig
+from itda.nn.attention import AdditiveAttention, Attention, ConcatAttention, DotAttention, GeneralAttention
+from itda.nn.embedding import Embedder, SequenceDropout, TokenEmbedding, VectorEmbedding
+from itda.nn.encoder_decoder import EncoderDecoder
+from itda.nn.heads import SoftmaxHead, VectorHead
+from itda.nn.interface import Decoder, Head
+from itda.nn.recurrent import RecurrentEncoder
+from itda.nn.recurrent_decoder import BahdanauDecoder, Bridge, CopyBridge, DenseBridge, LuongDecoder, PlainDecoder, Readout, Stack
+
+
+def build_model(config: Config, src_vocab: int = 0, tgt_vocab: int = 0) -> EncoderDecoder:
+    """Compose the model of a recipe, with weights drawn from torch's global generator.
+
+    `src_vocab` and `tgt_vocab` are the vocabulary sizes; they are not read for real-valued sequences.
+    """
+    vectors = config.data.kind == "vectors"
+    src_embed, tgt_embed = _embedders(config, src_vocab, tgt_vocab)
+    encoder_config = config.model.encoder
+    encoder = RecurrentEncoder(
+        src_embed,
+        encoder_config.cell,
+        encoder_config.dim,
+        encoder_config.num_layers,
+        encoder_config.bidirectional,
+        _dropout(config.model),
+    )
+    decoder = _decoder(config, tgt_embed)
+    model = EncoderDecoder(encoder, decoder, _head(config, decoder, tgt_vocab, tgt_embed))
+    _initialize(model, keep_torch_defaults=vectors)
+    return model
+
+
+def _embedders(config: Config, src_vocab: int, tgt_vocab: int) -> tuple[Embedder, Embedder]:
+    if config.data.kind == "vectors":
+        return VectorEmbedding(config.data.src_dim), VectorEmbedding(config.data.tgt_dim)
+    tgt_embed = TokenEmbedding(tgt_vocab, config.model.embedding_dim, PAD)
+    if config.model.tie == "all":
+        assert src_vocab == tgt_vocab, "tie = all needs one vocabulary"
+        return tgt_embed, tgt_embed
+    return TokenEmbedding(src_vocab, config.model.embedding_dim, PAD), tgt_embed
+
+
+def _decoder(config: Config, embed: Embedder) -> Decoder:
+    model, decoder = config.model, config.model.decoder
+    vectors = config.data.kind == "vectors"
+    feature_dim = decoder.dim if vectors else model.embedding_dim
+    context_dim = model.encoder.dim
+    dropout = _dropout(model)
+
+    def stack(input_dim: int) -> Stack:
+        return Stack(decoder.cell, input_dim, decoder.dim, decoder.num_layers, dropout)
+
+    match decoder.kind:
+        case "plain":
+            readout = None if vectors else Readout(decoder.dim, feature_dim, dropout)
+            return PlainDecoder(embed, stack(embed.dim), _bridge(model), readout, dropout)
+        case "bahdanau":
+            readout = Readout(decoder.dim + context_dim + embed.dim, feature_dim, dropout)
+            return BahdanauDecoder(embed, stack(embed.dim + context_dim), _attention(model), _bridge(model), readout, dropout)
+        case "luong":
+            readout = Readout(decoder.dim + context_dim, feature_dim, dropout)
+            input_dim = embed.dim + (feature_dim if decoder.input_feeding else 0)
+            return LuongDecoder(embed, stack(input_dim), _attention(model), _bridge(model), readout, dropout, decoder.input_feeding)
+    raise AssertionError(decoder.kind)
+
+
+def _attention(model: ModelConfig) -> Attention:
+    query_dim, state_dim, dim = model.decoder.dim, model.encoder.dim, model.attention.dim
+    match model.attention.kind:
+        case "additive":
+            return AdditiveAttention(query_dim, state_dim, dim)
+        case "concat":
+            return ConcatAttention(query_dim, state_dim, dim)
+        case "dot":
+            return DotAttention()
+        case "general":
+            return GeneralAttention(query_dim, state_dim)
+    raise AssertionError(model.attention.kind)
+
+
+def _bridge(model: ModelConfig) -> Bridge:
+    if model.decoder.bridge == "copy":
+        return CopyBridge()
+    parts = {"lstm": 2, "gru": 1}
+    summary_dim = model.encoder.dim * parts[model.encoder.cell]
+    return DenseBridge(summary_dim, model.decoder.dim, model.decoder.num_layers, parts[model.decoder.cell])
+
+
+def _head(config: Config, decoder: Decoder, tgt_vocab: int, tgt_embed: Embedder) -> Head:
+    if config.data.kind == "vectors":
+        return VectorHead(decoder.dim, config.data.tgt_dim)
+    assert isinstance(tgt_embed, TokenEmbedding)
+    tied = tgt_embed.table.weight if config.model.tie != "none" else None
+    return SoftmaxHead(decoder.dim, tgt_vocab, config.train.label_smoothing, tied)
+
+
+def _dropout(model: ModelConfig) -> SequenceDropout:
+    return SequenceDropout(model.dropout, model.variational)
+
+
+@torch.no_grad()
+def _initialize(model: nn.Module, keep_torch_defaults: bool) -> None:
+    """Uniform in (-0.1, 0.1), biases 0, forget gates open at first, PAD rows 0; vectors keep torch's own start."""
+    if keep_torch_defaults:
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            parameter.uniform_(-0.1, 0.1)
+        else:
+            parameter.zero_()
+    for module in model.modules():
+        if isinstance(module, nn.LSTM):
+            module.bias_ih_l0[module.hidden_size : 2 * module.hidden_size] = 1.0
+        if isinstance(module, TokenEmbedding):
+            module.table.weight[PAD] = 0.0

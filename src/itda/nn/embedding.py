@@ -1,0 +1,63 @@
+"""Embedders: what turns ids or real-valued vectors into the features that an encoder or a decoder reads."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class TokenEmbedding(nn.Module):
+    """Looks up a vector for each token id; the row of PAD stays zero and gets no gradient."""
+
+    def __init__(self, vocab_size: int, dim: int, pad: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.table = nn.Embedding(vocab_size, dim, padding_idx=pad)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) ids to (..., dim) features."""
+        return self.table(ids)
+
+
+class VectorEmbedding(nn.Module):
+    """Passes real-valued vectors on as they are, as the lecture's program does."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., dim) to (..., dim)."""
+        return vectors
+
+
+Embedder = TokenEmbedding | VectorEmbedding
+
+
+class SequenceDropout(nn.Module):
+    """Dropout on (batch, time, dim); variational: one mask a sentence, the same at each position (Gal 2016)."""
+
+    def __init__(self, rate: float, variational: bool) -> None:
+        super().__init__()
+        self.rate, self.variational = rate, variational
+
+    def forward(self, values: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """Drop features and scale the rest by 1 / (1 - rate), in training only."""
+        if not self.training or self.rate == 0.0:
+            return values
+        if not self.variational:
+            return nn.functional.dropout(values, self.rate)
+        return values * self.mask(values[:, :1])
+
+    def mask(self, like: Tensor) -> Tensor:
+        """Draw a scaled keep mask of the shape of `like`."""
+        return nn.functional.dropout(torch.ones_like(like), self.rate)
+
+
+def reverse_sequences(values: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]) -> Tensor:
+    """Reverse each sequence within its real length; padding stays where it is."""
+    length = mask.sum(1, keepdim=True)
+    positions = torch.arange(values.shape[1], device=values.device)[None]
+    source = torch.where(positions < length, length - 1 - positions, positions)
+    return values.gather(1, source[..., None].expand_as(values))

@@ -1,0 +1,225 @@
+"""Recurrent decoders, one class for each way to use attention.
+
+    PlainDecoder      s_t = f(s_{t-1}, y_{t-1})            the whole source in one fixed-length vector, s_0
+    BahdanauDecoder   s_t = f(s_{t-1}, y_{t-1}, c_t)       c_t from the query s_{t-1}
+    LuongDecoder      s_t = f(s_{t-1}, y_{t-1} [, feed])   c_t from the query s_t
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from itda.batch import Side
+from itda.nn.attention import Attention
+from itda.nn.embedding import Embedder, SequenceDropout
+from itda.nn.interface import Decoded, Decoder, Memory, State
+from itda.nn.recurrent import Cell, CellState, make_cell
+
+StackState = tuple[CellState, ...]  # one entry a layer
+
+
+class Stack(nn.Module):
+    """Recurrent layers on top of each other, with dropout between them."""
+
+    def __init__(self, cell: str, input_dim: int, dim: int, num_layers: int, dropout: SequenceDropout) -> None:
+        super().__init__()
+        self.input_dim, self.dim, self.dropout = input_dim, dim, dropout
+        self.cells = nn.ModuleList(make_cell(cell, input_dim if not i else dim, dim) for i in range(num_layers))
+
+    def step(self, inputs: Float[Tensor, "rows gates"], state: StackState) -> StackState:
+        """All layers, one position; `inputs` is already mapped by the first layer's `inputs`."""
+        new: list[CellState] = []
+        for layer, cell in enumerate(self.cells):
+            if layer:
+                inputs = cell.inputs(self.dropout(new[-1][0][:, None])[:, 0])
+            new.append(cell.step(inputs, state[layer]))
+        return tuple(new)
+
+    def sequence(self, values: Float[Tensor, "rows time input"], state: StackState, mask: Tensor) -> Tensor:
+        """The top layer's hidden states at all positions: the fast twin of repeated `step`."""
+        for layer, cell in enumerate(self.cells):
+            values, _ = cell.sequence(self.dropout(values) if layer else values, state[layer], mask)
+        return values
+
+
+class DenseBridge(nn.Module):
+    """The decoder's first state as a learned map of the encoder's last: tanh(W [h; c] + b), for each layer."""
+
+    def __init__(self, summary_dim: int, dim: int, num_layers: int, parts: int) -> None:
+        super().__init__()
+        self.num_layers, self.parts = num_layers, parts
+        self.map = nn.Linear(summary_dim, dim * num_layers * parts)
+
+    def forward(self, memory: Memory) -> StackState:
+        """The first state of each layer."""
+        first = torch.tanh(self.map(torch.cat(memory.summary[-1], dim=-1))).chunk(self.num_layers * self.parts, dim=-1)
+        return tuple(tuple(first[i * self.parts : (i + 1) * self.parts]) for i in range(self.num_layers))
+
+
+class CopyBridge(nn.Module):
+    """The decoder's first state is the encoder's last, layer by layer: the lecture's context vector."""
+
+    def forward(self, memory: Memory) -> StackState:
+        """The encoder's summary as it is."""
+        return memory.summary
+
+
+Bridge = DenseBridge | CopyBridge
+
+
+class Readout(nn.Module):
+    """Features for the head: tanh of a linear map of what is given, with dropout."""
+
+    def __init__(self, input_dim: int, dim: int, dropout: SequenceDropout) -> None:
+        super().__init__()
+        self.map, self.dropout = nn.Linear(input_dim, dim), dropout
+
+    def forward(self, values: Float[Tensor, "rows tgt input"]) -> Float[Tensor, "rows tgt dim"]:
+        """Map and drop."""
+        return self.dropout(torch.tanh(self.map(values)))
+
+
+class PlainDecoder(Decoder):
+    """Encoder-decoder without attention (Sutskever et al. 2014, arXiv 1409.3215)."""
+
+    def __init__(self, embed: Embedder, stack: Stack, bridge: Bridge, readout: Readout | None, dropout: SequenceDropout) -> None:
+        super().__init__()
+        self.embed, self.stack, self.bridge, self.readout, self.dropout = embed, stack, bridge, readout, dropout
+        self.dim = readout.map.out_features if readout else stack.dim
+
+    def start(self, memory: Memory) -> State:
+        """s_0 from the encoder's summary."""
+        return State(memory, None, self.bridge(memory))
+
+    def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
+        """All positions at once, by torch's own kernel."""
+        return self._decoded(self.stack.sequence(self.dropout(self.embed(tgt_in.values)), self.bridge(memory), tgt_in.mask))
+
+    def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
+        """s_t = f(s_{t-1}, y_{t-1})."""
+        embedded = self.dropout(self.embed(previous)[:, None])[:, 0]
+        cache = self.stack.step(self.stack.cells[0].inputs(embedded), state.cache)
+        return self._decoded(cache[-1][0][:, None]), replace(state, cache=cache)
+
+    def _decoded(self, hidden: Tensor) -> Decoded:
+        return Decoded(self.readout(hidden) if self.readout else self.dropout(hidden))
+
+
+class BahdanauDecoder(Decoder):
+    """Attention with the query s_{t-1} (Bahdanau et al. 2015): s_t = f(s_{t-1}, y_{t-1}, c_t).
+
+    The stack's input is [y_{t-1}; c_t]; the readout sees [s_t; c_t; y_{t-1}]. What depends on y alone is
+    computed for all positions before the loop over time, the readout for all positions after it.
+    """
+
+    def __init__(self, embed: Embedder, stack: Stack, attention: Attention, bridge: Bridge, readout: Readout, dropout: SequenceDropout) -> None:
+        super().__init__()
+        self.embed, self.stack, self.attention, self.bridge = embed, stack, attention, bridge
+        self.readout, self.dropout = readout, dropout
+        self.dim = readout.map.out_features
+
+    def start(self, memory: Memory) -> State:
+        """s_0, and the keys of the attention."""
+        return State(memory, self.attention.keys(memory.states), self.bridge(memory))
+
+    def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
+        """The loop over time, with gold inputs."""
+        embedded = self.dropout(self.embed(tgt_in.values))
+        state = self.start(memory)
+        hidden, contexts, alphas = [], [], []
+        for inputs in self._inputs(embedded).unbind(1):
+            context, alpha, state = self._advance(inputs, state)
+            hidden.append(state.cache[-1][0])
+            contexts.append(context)
+            alphas.append(alpha)
+        return self._decoded(embedded, torch.stack(hidden, 1), torch.stack(contexts, 1), torch.stack(alphas, 1) if weights else None)
+
+    def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
+        """One position."""
+        embedded = self.dropout(self.embed(previous)[:, None])
+        context, alpha, state = self._advance(self._inputs(embedded)[:, 0], state)
+        return self._decoded(embedded, state.cache[-1][0][:, None], context[:, None], alpha[:, None]), state
+
+    def _inputs(self, embedded: Float[Tensor, "rows tgt embedding"]) -> Float[Tensor, "rows tgt gates"]:
+        """The part of the first cell's input map that belongs to y, with the biases."""
+        cell: Cell = self.stack.cells[0]
+        nothing = embedded.new_zeros(*embedded.shape[:-1], self.stack.input_dim - embedded.shape[-1])
+        return cell.inputs(torch.cat([embedded, nothing], dim=-1))
+
+    def _advance(self, inputs: Float[Tensor, "rows gates"], state: State) -> tuple[Tensor, Tensor, State]:
+        """c_t and alpha_t from s_{t-1}, then s_t."""
+        query = state.cache[-1][0]  # s_{t-1}
+        context, alpha = attend(self.attention, query, state)
+        context_map = self.stack.cells[0].kernel.weight_ih_l0[:, self.embed.dim :]
+        cache = self.stack.step(torch.addmm(inputs, context, context_map.t()), state.cache)
+        return context, alpha, replace(state, cache=cache)
+
+    def _decoded(self, embedded: Tensor, hidden: Tensor, contexts: Tensor, alphas: Tensor | None) -> Decoded:
+        return Decoded(self.readout(torch.cat([hidden, contexts, embedded], dim=-1)), alphas, contexts)
+
+
+class LuongDecoder(Decoder):
+    """Attention with the query s_t (Luong et al. 2015): features are tanh(W [s_t; c_t]).
+
+    With input feeding they are part of the next input, and the loop over time is needed; without it all
+    positions are computed at once.
+    """
+
+    def __init__(
+        self, embed: Embedder, stack: Stack, attention: Attention, bridge: Bridge, readout: Readout, dropout: SequenceDropout, input_feeding: bool
+    ) -> None:
+        super().__init__()
+        self.embed, self.stack, self.attention, self.bridge = embed, stack, attention, bridge
+        self.readout, self.dropout, self.input_feeding = readout, dropout, input_feeding
+        self.dim = readout.map.out_features
+
+    def start(self, memory: Memory) -> State:
+        """s_0 and a zero attentional vector, and the keys of the attention."""
+        first = self.bridge(memory)
+        feed = memory.states.new_zeros(len(memory.mask), self.dim) if self.input_feeding else None
+        return State(memory, self.attention.keys(memory.states), (first, feed))
+
+    def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
+        """All positions at once without input feeding, else step by step."""
+        embedded = self.dropout(self.embed(tgt_in.values))
+        state = self.start(memory)
+        if self.input_feeding:
+            return self._loop(embedded, state, weights)
+        hidden = self.stack.sequence(embedded, state.cache[0], tgt_in.mask)
+        contexts, alphas = self.attention(hidden, state.keys, memory.states, memory.mask)
+        return Decoded(self.readout(torch.cat([hidden, contexts], dim=-1)), alphas if weights else None, contexts)
+
+    def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
+        """One position."""
+        return self._advance(self.dropout(self.embed(previous)[:, None])[:, 0], state)
+
+    def _loop(self, embedded: Tensor, state: State, weights: bool) -> Decoded:
+        parts = []
+        for values in embedded.unbind(1):
+            decoded, state = self._advance(values, state)
+            parts.append(decoded)
+        alphas = torch.cat([part.weights for part in parts], 1) if weights else None
+        return Decoded(torch.cat([p.features for p in parts], 1), alphas, torch.cat([p.contexts for p in parts], 1))
+
+    def _advance(self, embedded: Float[Tensor, "rows embedding"], state: State) -> tuple[Decoded, State]:
+        """s_t, then c_t and alpha_t from it, then the features."""
+        layers, feed = state.cache
+        values = torch.cat([embedded, feed], dim=-1) if self.input_feeding else embedded
+        layers = self.stack.step(self.stack.cells[0].inputs(values), layers)
+        hidden = layers[-1][0]  # s_t
+        context, alpha = attend(self.attention, hidden, state)
+        features = self.readout(torch.cat([hidden, context], dim=-1)[:, None])
+        cache = (layers, features[:, 0] if self.input_feeding else None)
+        return Decoded(features, alpha[:, None], context[:, None]), replace(state, cache=cache)
+
+
+def attend(attention: Attention, query: Float[Tensor, "rows dim"], state: State) -> tuple[Tensor, Tensor]:
+    """c_t (rows, context) and alpha_t (rows, src) for one query a row; beams share the keys of their sentence."""
+    memory = state.memory
+    queries = query.view(len(memory.mask), state.width, -1)
+    context, alpha = attention(queries, state.keys, memory.states, memory.mask)
+    return context.flatten(0, 1), alpha.flatten(0, 1)
