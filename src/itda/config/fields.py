@@ -1,4 +1,4 @@
-"""Recipes: frozen dataclasses read once from TOML, strict about every key and value.
+"""The settings of a recipe, as frozen dataclasses.
 
 Each field's metadata carries a one-line `help`, the allowed `choices` or bounds; `explain` prints them.
 """
@@ -11,7 +11,9 @@ from typing import Any
 FORMAT = 1
 
 
-def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None) -> Any:
+def setting(
+    default: Any, help: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None
+) -> Any:
     """Declare a field with its default, one line of help and what is allowed."""
     return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
 
@@ -21,12 +23,18 @@ class DataConfig:
     """Which pairs; a corpus is a path, two paths joined by a comma, or a name under ITDA_DATA."""
 
     kind: str = setting("text", "text, or vectors (real-valued sequences)", choices=("text", "vectors"))
-    train: str = setting("", "training pairs: FILE.tsv[.gz], SRC,TGT (two files), NAME/SPLIT under ITDA_DATA, or make:GENERATOR")
+    train: str = setting(
+        "", "training pairs: FILE.tsv[.gz], SRC,TGT (two files), NAME/SPLIT under ITDA_DATA, or make:GENERATOR"
+    )
     valid: str = setting("", "validation pairs, named in the same way; empty: none")
     test: str = setting("", "test pairs, named in the same way; only reported on, never trained on")
     swap: bool = setting(False, "read the second column as source and the first as target")
-    max_src_length: int = setting(200, "longest source in tokens; a longer pair is skipped in training and counted", low=1)
-    max_tgt_length: int = setting(200, "longest target in tokens; a longer pair is skipped in training and counted", low=1)
+    max_src_length: int = setting(
+        200, "longest source in tokens; a longer pair is skipped in training and counted", low=1
+    )
+    max_tgt_length: int = setting(
+        200, "longest target in tokens; a longer pair is skipped in training and counted", low=1
+    )
     seed: int = setting(1, "seed of a generated corpus (make:...)", low=0)
     pairs: int = setting(0, "number of pairs of a generated corpus; 0: the generator's own default", low=0)
     length: int = setting(5, "positions of each generated real-valued sequence (make:normal)", low=1)
@@ -40,11 +48,19 @@ class TokenizerConfig:
 
     kind: str = setting("sentencepiece", "unit family", choices=("sentencepiece", "characters", "words"))
     model: str = setting("bpe", "sentencepiece model", choices=("bpe", "unigram"))
-    vocab_size: int = setting(8000, "entries of each vocabulary; lowered with a notice where the text is too small", low=8)
+    vocab_size: int = setting(
+        8000, "entries of each vocabulary; lowered with a notice where the text is too small", low=8
+    )
     joint: bool = setting(True, "one vocabulary for both sides (needed for tie = all)")
-    normalization: str = setting("nfc", "Unicode normalisation applied to both sides first", choices=("nfc", "nfd", "nfkc", "none"))
-    character_coverage: float = setting(1.0, "share of characters that sentencepiece keeps as units of their own", low=0.9, high=1.0)
-    sampling: float = setting(0.0, "subword sampling in training: BPE dropout rate, or unigram alpha; 0: off", low=0.0, high=1.0)
+    normalization: str = setting(
+        "nfc", "Unicode normalisation applied to both sides first", choices=("nfc", "nfd", "nfkc", "none")
+    )
+    character_coverage: float = setting(
+        1.0, "share of characters that sentencepiece keeps as units of their own", low=0.9, high=1.0
+    )
+    sampling: float = setting(
+        0.0, "subword sampling in training: BPE dropout rate, or unigram alpha; 0: off", low=0.0, high=1.0
+    )
     min_count: int = setting(1, "rarer words or characters become <unk>", low=1)
 
 
@@ -63,12 +79,18 @@ class EncoderConfig:
 class DecoderConfig:
     """The decoder."""
 
-    kind: str = setting("bahdanau", "plain: no attention; bahdanau: query s_{t-1}; luong: query s_t", choices=("plain", "bahdanau", "luong"))
+    kind: str = setting(
+        "bahdanau",
+        "plain: no attention; bahdanau: query s_{t-1}; luong: query s_t",
+        choices=("plain", "bahdanau", "luong"),
+    )
     cell: str = setting("lstm", "recurrent cell", choices=("lstm", "gru"))
     dim: int = setting(256, "size of the state s_t", low=1)
     num_layers: int = setting(1, "layers", low=1)
     input_feeding: bool = setting(True, "luong: the attentional vector is part of the next input")
-    bridge: str = setting("dense", "first state from the encoder's last: a learned map, or a copy", choices=("dense", "copy"))
+    bridge: str = setting(
+        "dense", "first state from the encoder's last: a learned map, or a copy", choices=("dense", "copy")
+    )
 
 
 @dataclass(frozen=True)
@@ -84,7 +106,11 @@ class ModelConfig:
     """Sizes shared by the parts."""
 
     embedding_dim: int = setting(256, "size of a token embedding", low=1)
-    tie: str = setting("target", "share embeddings: none, target (input and output of the decoder), all (source too)", choices=("none", "target", "all"))
+    tie: str = setting(
+        "target",
+        "share embeddings: none, target (input and output of the decoder), all (source too)",
+        choices=("none", "target", "all"),
+    )
     dropout: float = setting(0.2, "dropout rate", low=0.0, high=0.95)
     variational: bool = setting(False, "one dropout mask for all positions of a sentence")
     encoder: EncoderConfig = EncoderConfig()
@@ -96,11 +122,21 @@ class ModelConfig:
 class TeacherForcingConfig:
     """How often the decoder is shown the reference in training; evaluation of text never is."""
 
-    ratio: float = setting(1.0, "probability that the decoder sees the reference; where it decays, the first value", low=0.0, high=1.0)
+    ratio: float = setting(
+        1.0, "probability that the decoder sees the reference; where it decays, the first value", low=0.0, high=1.0
+    )
     final_ratio: float = setting(0.0, "the value that a decaying schedule ends at", low=0.0, high=1.0)
-    schedule: str = setting("constant", "how the ratio changes over training", choices=("constant", "linear", "inverse-sigmoid", "exponential"))
-    granularity: str = setting("token", "one coin for each token, or one for each sequence", choices=("token", "sequence"))
-    form: str = setting("exact", "exact: step by step; parallel: two passes, quicker, an approximation", choices=("exact", "parallel"))
+    schedule: str = setting(
+        "constant",
+        "how the ratio changes over training",
+        choices=("constant", "linear", "inverse-sigmoid", "exponential"),
+    )
+    granularity: str = setting(
+        "token", "one coin for each token, or one for each sequence", choices=("token", "sequence")
+    )
+    form: str = setting(
+        "exact", "exact: step by step; parallel: two passes, quicker, an approximation", choices=("exact", "parallel")
+    )
     decay_updates: int = setting(0, "updates over which the ratio decays; 0: the whole budget", low=0)
 
 
@@ -113,14 +149,20 @@ class TrainConfig:
     epochs: float = setting(0.0, "budget in epochs; 0: none", low=0.0)
     minutes: float = setting(0.0, "budget in minutes of wall clock, set-up and validation included; 0: none", low=0.0)
     batch: int = setting(64, "size of an update, in batch_unit", low=1)
-    batch_unit: str = setting("sentences", "sentences, or tokens (padded source or target positions, the larger)", choices=("sentences", "tokens"))
+    batch_unit: str = setting(
+        "sentences",
+        "sentences, or tokens (padded source or target positions, the larger)",
+        choices=("sentences", "tokens"),
+    )
     accumulate: int = setting(1, "micro-batches an update", low=1)
     optimizer: str = setting("adam", "optimizer", choices=("adam", "adamw"))
     learning_rate: float = setting(0.002, "peak learning rate", low=0.0)
     beta1: float = setting(0.9, "Adam's first moment decay", low=0.0, high=0.9999)
     beta2: float = setting(0.999, "Adam's second moment decay", low=0.0, high=0.999999)
     weight_decay: float = setting(0.0, "decoupled weight decay (adamw)", low=0.0)
-    schedule: str = setting("constant", "learning rate over training", choices=("constant", "inverse-sqrt", "cosine", "plateau"))
+    schedule: str = setting(
+        "constant", "learning rate over training", choices=("constant", "inverse-sqrt", "cosine", "plateau")
+    )
     warmup: int = setting(0, "updates of linear warm-up", low=0)
     final_scale: float = setting(0.0, "share of the peak rate that cosine ends at", low=0.0, high=1.0)
     plateau_factor: float = setting(0.5, "plateau: factor on the rate", low=0.01, high=0.99)
@@ -129,10 +171,18 @@ class TrainConfig:
     clip_norm: float = setting(1.0, "gradient norm is clipped at this; 0: off", low=0.0)
     autocast: str = setting("off", "mixed precision", choices=("off", "bfloat16"))
     validate_every: int = setting(500, "updates between validations, each with a checkpoint", low=1)
-    metric: str = setting("loss", "what keep-best, early stopping and plateau watch", choices=("loss", "perplexity", "token_accuracy", "bleu", "chrf", "exact_match"))
-    metric_sentences: int = setting(500, "validation pairs that are decoded (greedily) for bleu, chrf, exact_match", low=1)
+    metric: str = setting(
+        "loss",
+        "what keep-best, early stopping and plateau watch",
+        choices=("loss", "perplexity", "token_accuracy", "bleu", "chrf", "exact_match"),
+    )
+    metric_sentences: int = setting(
+        500, "validation pairs that are decoded (greedily) for bleu, chrf, exact_match", low=1
+    )
     patience: int = setting(0, "validations without a better metric before training stops; 0: never", low=0)
-    average: int = setting(1, "average the weights of this many of the last checkpoints at the end; 1: keep the best one", low=1)
+    average: int = setting(
+        1, "average the weights of this many of the last checkpoints at the end; 1: keep the best one", low=1
+    )
     keep: int = setting(3, "checkpoints kept in the run folder", low=1)
     report_every: int = setting(50, "updates between progress lines where the terminal is not live", low=1)
     teacher_forcing: TeacherForcingConfig = TeacherForcingConfig()

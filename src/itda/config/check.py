@@ -1,0 +1,116 @@
+"""Checks across settings: what contradicts itself (problems), and what has no effect (notices)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from itda.config.fields import AttentionConfig, Config, TokenizerConfig
+from itda.errors import UserError
+
+
+def validate(config: Config, source: str = "recipe") -> Config:
+    """Return a config whose settings agree with each other; raise UserError with the first that do not."""
+    for problem in problems(config):
+        raise UserError(f"{source}: {problem}")
+    return config
+
+
+def problems(config: Config) -> Iterator[str]:
+    """Yield each contradiction between settings, with what to do about it."""
+    yield from data_problems(config)
+    yield from text_problems(config) if config.data.kind == "text" else vector_problems(config)
+    yield from model_problems(config)
+    yield from train_problems(config)
+
+
+def data_problems(config: Config) -> Iterator[str]:
+    """Check the recipe's name and its corpora."""
+    name = config.name
+    if not name.strip() or name in (".", "..") or any(mark in name for mark in '/\\:*?"<>|'):
+        yield f'name is "{name}"; it must be a plain folder name; the place of a run is chosen with --run DIR'
+    if not config.data.train:
+        yield "data.train is empty; name the training pairs, such as pairs.tsv or make:reverse"
+    if config.data.valid:
+        return
+    if config.train.metric != "loss" or config.train.patience or config.train.schedule == "plateau":
+        yield (
+            "train.metric, train.patience and the plateau schedule watch validation pairs, and data.valid is empty; "
+            "name some, or leave these settings at their defaults"
+        )
+
+
+def text_problems(config: Config) -> Iterator[str]:
+    """Check what holds for text alone."""
+    tokenizer, model = config.tokenizer, config.model
+    if model.tie == "all" and not tokenizer.joint:
+        yield 'model.tie = "all" shares one table, and tokenizer.joint is false; set joint = true or tie = "target"'
+    if tokenizer.sampling and tokenizer.kind != "sentencepiece":
+        yield f'tokenizer.sampling needs tokenizer.kind = "sentencepiece", not "{tokenizer.kind}"; set sampling = 0'
+
+
+def vector_problems(config: Config) -> Iterator[str]:
+    """Check what real-valued sequences exclude."""
+    if config.tokenizer != TokenizerConfig():
+        yield 'tokenizer says how text becomes ids, and data.kind = "vectors" has no text; remove [tokenizer]'
+    if config.train.metric != "loss":
+        yield f'train.metric is "{config.train.metric}"; for data.kind = "vectors" it must be "loss"'
+    if config.train.label_smoothing:
+        yield 'train.label_smoothing is for text; with data.kind = "vectors" set it to 0'
+    if config.train.batch_unit != "sentences":
+        yield 'train.batch_unit counts tokens; with data.kind = "vectors" set it to "sentences"'
+    if config.model.tie == "all":
+        yield 'model.tie = "all" shares token embeddings, and data.kind = "vectors" has none; set tie = "none"'
+
+
+def model_problems(config: Config) -> Iterator[str]:
+    """Check that the parts of the model fit together."""
+    encoder, decoder, attention = config.model.encoder, config.model.decoder, config.model.attention
+    if encoder.bidirectional and encoder.dim % 2:
+        yield f"model.encoder.dim is {encoder.dim}; two directions share it, so it must be even"
+    if decoder.kind != "plain" and attention.kind == "dot" and encoder.dim != decoder.dim:
+        yield (
+            f"dot attention multiplies s_t by h_i, and model.decoder.dim is {decoder.dim} but model.encoder.dim is "
+            f'{encoder.dim}; make them equal, or use attention.kind = "general"'
+        )
+    if decoder.bridge == "copy":
+        mine = (decoder.cell, decoder.dim, decoder.num_layers)
+        theirs = (encoder.cell, encoder.dim, encoder.num_layers)
+        if encoder.bidirectional or mine != theirs:
+            yield (
+                'model.decoder.bridge = "copy" needs equal cell, dim and num_layers in encoder and decoder, '
+                'and encoder.bidirectional = false; use bridge = "dense" otherwise'
+            )
+
+
+def train_problems(config: Config) -> Iterator[str]:
+    """Check budget, optimiser and schedules."""
+    train = config.train
+    if not (train.updates or train.epochs or train.minutes):
+        yield "no budget; set train.updates, train.epochs or train.minutes (or give --updates, --epochs, --minutes)"
+    if train.weight_decay and train.optimizer != "adamw":
+        yield f'train.weight_decay needs train.optimizer = "adamw", not "{train.optimizer}"; set weight_decay = 0'
+    if train.learning_rate == 0:
+        yield "train.learning_rate is 0, and nothing would be learned; 0.001 is a usual value"
+    if train.schedule == "inverse-sqrt" and not train.warmup:
+        yield 'train.schedule = "inverse-sqrt" falls from the end of the warm-up; set train.warmup to 1 or more'
+    forcing = train.teacher_forcing
+    if forcing.schedule != "constant" and forcing.final_ratio > forcing.ratio:
+        yield (
+            f"train.teacher_forcing.final_ratio is {forcing.final_ratio:g}, above ratio {forcing.ratio:g}; "
+            "a schedule falls from ratio to final_ratio"
+        )
+
+
+def notices(config: Config) -> Iterator[str]:
+    """Yield each setting that was changed and that nothing reads in this recipe."""
+    decoder, train = config.model.decoder, config.train
+    if decoder.kind == "plain" and config.model.attention != AttentionConfig():
+        yield 'model.attention has no effect: model.decoder.kind = "plain" has no attention'
+    if decoder.kind != "luong" and not decoder.input_feeding:
+        yield f'model.decoder.input_feeding has no effect: model.decoder.kind = "{decoder.kind}"'
+    if not config.data.valid and train.patience == 0:
+        yield "no data.valid: nothing is measured while training, and the last weights are kept"
+    if train.updates and train.warmup > train.updates:
+        yield f"train.warmup is {train.warmup}, longer than the whole budget of {train.updates} updates"
+    if train.schedule != "cosine" and train.final_scale:
+        yield f'train.final_scale has no effect: train.schedule = "{train.schedule}"'

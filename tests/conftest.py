@@ -1,0 +1,25 @@
+"""What all tests share: shapes checked at run time, and the real corpora."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Before anything imports itda: each annotated shape and type is checked while the tests run.
+install_import_hook("itda", "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of real corpora: ITDA_DATA, or shared/corpora beside the checkout; CI may not do without it."""
+    named = os.environ.get("ITDA_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "corpora"
+    if not folder.is_dir():
+        reason = f"no corpora at {folder}; set ITDA_DATA to the folder that holds them"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
