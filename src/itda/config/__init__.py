@@ -1,7 +1,7 @@
 """Recipes: frozen dataclasses read once from TOML, strict about every key and value."""
 
 from itda.config.check import notices, problems, validate
-from itda.config.explain import explain
+from itda.config.explain import describe_settings, explain
 from itda.config.fields import (
     FORMAT,
     AttentionConfig,
@@ -16,7 +16,7 @@ from itda.config.fields import (
     TrainConfig,
 )
 from itda.config.find import recipe_names, recipe_path
-from itda.config.read import load, override, parse, with_budget
+from itda.config.read import load, override, parse, read_text, with_budget
 from itda.config.write import dumps
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "TeacherForcingConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "describe_settings",
     "dumps",
     "explain",
     "load",
@@ -38,6 +39,7 @@ __all__ = [
     "override",
     "parse",
     "problems",
+    "read_text",
     "recipe_names",
     "recipe_path",
     "validate",
