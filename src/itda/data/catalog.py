@@ -1,0 +1,116 @@
+"""Names of corpora: a path, two paths, a name under ITDA_DATA, a generator, or standard input."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from itda.data.corpus import CorpusFiles
+from itda.errors import UserError
+
+VARIABLE = "ITDA_DATA"
+_ENDINGS = ("", ".tsv.gz", ".tsv")
+_NO_SIDE = {"tsv", "md", "txt", "json", "gz"}
+_LICENCE = re.compile(r"^[\s*-]*licen[cs]e\**\s*:\**\s*(.+)$", re.IGNORECASE)
+
+
+def locate(name: str, *, seed: int = 1, pairs: int = 0) -> CorpusFiles:
+    """Find the files that a corpus name means; `seed` and `pairs` go to a generator (make:NAME/SPLIT).
+
+    A name is a path, SRC,TGT (two paths), NAME/SPLIT under ITDA_DATA, make:NAME/SPLIT, or - for standard input.
+    Raises UserError that lists every place where it was looked for.
+    """
+    if name == "-":
+        return CorpusFiles(name)
+    if name.startswith("make:"):
+        generator, _, split = name.removeprefix("make:").partition("/")
+        return CorpusFiles(name, generator=generator, split=split or "train", seed=seed, pairs=pairs)
+    if not name.strip():
+        raise UserError("no corpus is named; give a file, SRC,TGT, NAME/SPLIT under ITDA_DATA, or make:GENERATOR.")
+    looked: list[str] = []
+    paths = _find(name, looked)
+    if not paths and "," in name:
+        parts = name.split(",")
+        if len(parts) != 2:
+            raise UserError(f"{name} names {len(parts)} files; parallel text is two files, SRC,TGT.")
+        found = [_find(part.strip(), looked, alone=True) for part in parts]
+        paths = (found[0][0], found[1][0]) if all(found) else ()
+    if not paths:
+        raise UserError(_not_found(name, looked))
+    return CorpusFiles(name, paths, licence=_licence(paths[0].parent))
+
+
+def _root() -> Path | None:
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else None
+
+
+def _find(name: str, looked: list[str], alone: bool = False) -> tuple[Path, ...]:
+    """Find one file, or (unless `alone`) two parallel ones; keep in `looked` every place that was tried."""
+    root = _root()
+    bases = [Path(name).expanduser(), *([root / name] if root and not Path(name).is_absolute() else [])]
+    for base in bases:
+        for ending in _ENDINGS:
+            path = base.with_name(base.name + ending) if base.name else base
+            if path.is_file():
+                return (path,)
+            looked.append(str(path))
+        if not alone and (sides := _parallel_files(base)):
+            return sides
+    return ()
+
+
+def _parallel_files(base: Path) -> tuple[Path, ...]:
+    """Find BASE.xx and BASE.yy, in the order in which xx and yy stand in the name of their folder."""
+    if not base.parent.is_dir():
+        return ()
+    sides: dict[str, Path] = {}
+    for path in sorted(base.parent.glob(_literal(base.name) + ".*")):
+        language = path.name[len(base.name) + 1 :].removesuffix(".gz")
+        if re.fullmatch(r"[A-Za-z]{2,3}([-_]\w+)?", language) and language.lower() not in _NO_SIDE and path.is_file():
+            sides[language] = path
+    if not sides:
+        return ()
+    words = re.split(r"[^A-Za-z]+", base.parent.name)
+    if len(sides) == 2 and all(language in words for language in sides):
+        return tuple(sides[language] for language in sorted(sides, key=words.index))
+    names = ", ".join(path.name for path in sides.values())
+    raise UserError(
+        f"{base} may mean {names}, and the folder's name does not say which is source and which target; write SRC,TGT."
+    )
+
+
+def _literal(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def _not_found(name: str, looked: list[str]) -> str:
+    root = _root()
+    places = "; ".join(looked)
+    folders = [base for base in (Path(name), *([root / name] if root else [])) if base.is_dir()]
+    if folders:
+        splits = sorted({path.name.split(".")[0] for path in folders[0].glob("*.tsv*")})
+        known = ", ".join(f"{name.rstrip('/')}/{split}" for split in splits) or "it holds no .tsv or .tsv.gz"
+        return f"{name} is a folder; name one of its splits: {known}."
+    where = f"{VARIABLE} is {root}" if root else f"{VARIABLE} is not set"
+    return (
+        f"there is no corpus {name}; looked for {places}; {where}; set {VARIABLE} to the folder of your corpora, "
+        "or give the path of a file."
+    )
+
+
+def _licence(folder: Path) -> tuple[str, ...]:
+    """Read the licence lines of the README beside a corpus; without one, the first line of its LICENSE."""
+    readme = folder / "README.md"
+    try:
+        if readme.is_file():
+            lines = readme.read_text(encoding="utf-8", errors="replace")[: 1 << 18].split("\n")
+            return tuple(m[1].strip() for m in map(_LICENCE.match, lines) if m)
+        for name in ("LICENSE", "LICENCE", "LICENSE.txt"):
+            if (folder / name).is_file():
+                text = (folder / name).read_text(encoding="utf-8", errors="replace")[: 1 << 12]
+                return tuple(line.strip() for line in text.split("\n") if line.strip())[:1]
+    except OSError:
+        pass  # a licence that cannot be read is not recorded; the corpus itself is what was asked for
+    return ()

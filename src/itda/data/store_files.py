@@ -1,0 +1,162 @@
+"""The files of a store: how they are written, mapped and checked.
+
+`text.bin` and `ids.bin` hold source, target, source, target, ...; `text_ends.bin` and `ids_ends.bin` say where each
+of them ends, `lengths.bin` how many ids each has, `lines.bin` which line of the corpus a pair stands on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from array import array
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from itda.data.corpus import Finding, ReadReport
+from itda.errors import DamagedFileError
+
+FORMAT = 1
+MANIFEST = "store.json"
+FLUSH_PAIRS = 8192
+_DONT_NEED = getattr(mmap, "MADV_DONTNEED", None)  # absent on Windows
+
+
+def id_dtype(vocab_size: int) -> str:
+    """Name the smallest type that holds every id of a vocabulary, low byte first."""
+    return "|u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4"
+
+
+class Mapped:
+    """A file as an array that the system reads when it is looked at."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.array: npt.NDArray[Any] = np.frombuffer(self._map, dtype=np.dtype(dtype))
+
+    def release(self) -> None:
+        """Give the memory of what was looked at back to the system."""
+        if _DONT_NEED is not None:
+            self._map.madvise(_DONT_NEED)
+
+
+class Writer:
+    """The growing files of a store; a few thousand pairs are held at a time."""
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self.pairs, self._folder, self._dtype = 0, folder, dtype
+        self._stack = ExitStack()
+        names = ("text.bin", "text_ends.bin", "ids.bin", "ids_ends.bin", "lengths.bin", "lines.bin")
+        self._files = {name: self._stack.enter_context((folder / name).open("wb")) for name in names}
+        self._text_end = self._ids_end = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._text: list[bytes] = []
+        self._ids, self._lines = array("L"), array("q")
+        self._text_lengths, self._ids_lengths = array("q"), array("q")
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, line: int, sides: Iterable[tuple[str, list[int]]]) -> None:
+        """Take a pair: the normalised text and the ids of its source and its target."""
+        for text, ids in sides:
+            data = text.encode("utf-8")
+            self._text.append(data)
+            self._text_lengths.append(len(data))
+            self._ids.extend(ids)
+            self._ids_lengths.append(len(ids))
+        self._lines.append(line)
+        self.pairs += 1
+        if len(self._lines) >= FLUSH_PAIRS or len(self._ids) > 1 << 22:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        text_ends = np.cumsum(np.array(self._text_lengths, dtype="<i8")) + self._text_end
+        ids_ends = np.cumsum(np.array(self._ids_lengths, dtype="<i8")) + self._ids_end
+        self._files["text.bin"].write(b"".join(self._text))
+        self._files["text_ends.bin"].write(text_ends.tobytes())
+        self._files["ids.bin"].write(np.array(self._ids).astype(self._dtype).tobytes())
+        self._files["ids_ends.bin"].write(ids_ends.tobytes())
+        self._files["lengths.bin"].write(np.array(self._ids_lengths, dtype="<i4").tobytes())
+        self._files["lines.bin"].write(np.array(self._lines, dtype="<i8").tobytes())
+        if self._lines:
+            self._text_end, self._ids_end = int(text_ends[-1]), int(ids_ends[-1])
+        self._clear()
+
+    def sizes(self) -> dict[str, int]:
+        """Write all, wait until the disk has it, and say how long each file is."""
+        self.flush()
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        return {name: file.tell() for name, file in self._files.items()}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a store's manifest and compare the sizes of its files; what does not fit is a `DamagedFileError`."""
+    path = folder / MANIFEST
+    try:
+        read = json.loads(path.read_bytes())
+        content: dict[str, Any] = read["content"]
+        intact = read["checksum"] == _checksum(json.dumps(content, sort_keys=True, ensure_ascii=False))
+        if not intact or content["format"] != FORMAT:
+            raise DamagedFileError(f"{path} was altered or has another format; remove {folder}, and it is built anew.")
+        for name, size in content["sizes"].items():
+            found = (folder / name).stat().st_size
+            if found != size:
+                raise DamagedFileError(
+                    f"{folder / name} has {found} bytes, not {size}; remove {folder}, and it is built anew."
+                )
+    except OSError as error:
+        raise DamagedFileError(
+            f"{error.filename} cannot be read ({error.strerror}); remove {folder}, and it is built anew."
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFileError(
+            f"{path} is not what itda wrote ({error!r}); remove {folder}, and it is built anew."
+        ) from None
+    return content
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def report_fields(report: ReadReport) -> dict[str, Any]:
+    """Turn a report into what JSON can hold."""
+    found = {name: {k: [f.count, f.lines] for k, f in getattr(report, name).items()} for name in ("skipped", "noticed")}
+    return {"lines": report.lines, "pairs": report.pairs, **found}
+
+
+def read_report(fields: dict[str, Any]) -> ReadReport:
+    """Read what `report_fields` made."""
+    skipped, noticed = (
+        {k: Finding(count, lines) for k, (count, lines) in fields[n].items()} for n in ("skipped", "noticed")
+    )
+    return ReadReport(fields["lines"], fields["pairs"], skipped, noticed)
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write the manifest, the last file of a store, and wait until the disk has it."""
+    body = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    with (folder / MANIFEST).open("wb") as file:
+        file.write(
+            (
+                json.dumps({"checksum": _checksum(body), "content": content}, ensure_ascii=False, indent=1) + "\n"
+            ).encode()
+        )
+        file.flush()
+        os.fsync(file.fileno())
