@@ -1,0 +1,224 @@
+"""The training loop: one generator that yields a report after each update and each validation.
+
+Everything random in an update is drawn from generators keyed by (seed, step), so that a resumed run needs no
+generator state: it draws what the uninterrupted run drew.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from itda.batch import Batch
+from itda.config import TrainConfig
+from itda.nn.encoder_decoder import EncoderDecoder
+from itda.training.objective import Objective
+from itda.training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer update: its micro-batches and the number of target positions in all of them."""
+
+    batches: tuple[Batch, ...]
+    num_targets: int
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What an update did. `loss` is the objective and `nll` the likelihood, both a target position, in nats."""
+
+    step: int
+    epoch: int
+    loss: float
+    nll: float
+    num_targets: int
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    minutes: float
+    progress: float
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """Metrics on the validation pairs after update `step`; `best` says whether the watched one is the best so far."""
+
+    step: int
+    epoch: int
+    metrics: dict[str, float]
+    best: bool
+    minutes: float
+
+
+@dataclass
+class Standing:
+    """Where training stands: what a resume needs besides weights and optimizer, all of it plain JSON."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0  # updates taken in this epoch
+    best_step: int = 0
+    best_metric: float | None = None
+    worse: int = 0  # validations since the best one
+    plateau_scale: float = 1.0
+    plateau_worse: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
+    validated: list[int] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the loop works with; `epoch_updates(epoch, start)` yields that epoch's updates from number `start` on."""
+
+    config: TrainConfig
+    model: EncoderDecoder
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    epoch_updates: Callable[[int, int], Iterator[Update]]
+    updates_in: Callable[[int], int]
+    validate: Callable[[], dict[str, float]]
+    save: Callable[[Standing], None]
+    device: torch.device
+    started: float  # time.monotonic() of the moment that the budget in minutes counts from
+
+
+HIGHER_IS_BETTER = {"token_accuracy", "bleu", "chrf", "exact_match"}
+
+
+def train(work: Work, standing: Standing) -> Iterator[UpdateReport | ValidationReport]:
+    """Train from `standing` until the budget is used or patience is lost; saves after each validation."""
+    config = work.config
+    clock = Clock(work.started, standing.seconds)
+    if standing.stopped:
+        return
+    for update in _updates(work, standing):
+        report = _apply(work, standing, update, clock)
+        standing.step, standing.position = standing.step + 1, standing.position + 1
+        standing.seconds = clock.seconds()
+        yield report
+        used_up = _budget_used(work, standing)
+        if used_up or standing.step % config.validate_every == 0:
+            validation = _validate(work, standing, clock)
+            standing.stopped = used_up or _patience_lost(config, standing)
+            yield validation
+            work.save(standing)
+        if standing.stopped:
+            return
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds of training so far, those before a resume included."""
+
+    started: float
+    before: float
+
+    def seconds(self) -> float:
+        """Seconds since the start of the first session, pauses between sessions left out."""
+        return self.before + time.monotonic() - self.started
+
+
+def progress(work: Work, standing: Standing) -> float:
+    """The share of the budget that is used: the largest share where several budgets are given."""
+    config = work.config
+    shares = [0.0]
+    if config.updates:
+        shares.append(standing.step / config.updates)
+    if config.epochs:
+        shares.append((standing.epoch + standing.position / work.updates_in(standing.epoch)) / config.epochs)
+    if config.minutes:
+        shares.append(standing.seconds / 60 / config.minutes)
+    return min(1.0, max(shares))
+
+
+def _updates(work: Work, standing: Standing) -> Iterator[Update]:
+    while True:
+        yield from work.epoch_updates(standing.epoch, standing.position)
+        standing.epoch, standing.position = standing.epoch + 1, 0
+
+
+def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> UpdateReport:
+    config, began = work.config, time.monotonic()
+    coins = key_generators(config.seed, standing.step)
+    used = progress(work, standing)
+    rate = learning_rate(config, standing.step, used, standing.plateau_scale)
+    for group in work.optimizer.param_groups:
+        group["lr"] = rate
+    work.model.train()
+    work.optimizer.zero_grad(set_to_none=True)
+    loss = nll = torch.zeros((), device=work.device)
+    for batch in update.batches:
+        with torch.autocast(work.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
+            sums = work.objective(work.model, batch.to(work.device), standing.step, used, coins)
+        (sums.objective / update.num_targets).backward()
+        loss, nll = loss + sums.objective.detach(), nll + sums.nll.detach()
+    norm = torch.nn.utils.clip_grad_norm_(work.model.parameters(), config.clip_norm or math.inf)
+    work.optimizer.step()
+    return UpdateReport(
+        step=standing.step + 1,
+        epoch=standing.epoch,
+        loss=float(loss) / update.num_targets,
+        nll=float(nll) / update.num_targets,
+        num_targets=update.num_targets,
+        learning_rate=rate,
+        grad_norm=float(norm),
+        seconds=time.monotonic() - began,
+        minutes=clock.seconds() / 60,
+        progress=used,
+    )
+
+
+def key_generators(seed: int, step: int) -> torch.Generator:
+    """Seed torch's global generator (dropout) for this update, and return the generator of its coins."""
+    key = (seed * 1_000_003 + step) % 2**63
+    torch.manual_seed(key)
+    return torch.Generator().manual_seed(key ^ 0x17DA)
+
+
+def _budget_used(work: Work, standing: Standing) -> str:
+    """Which budget this update used up, or an empty string."""
+    config = work.config
+    if config.updates and standing.step >= config.updates:
+        return f"budget of {config.updates} updates used"
+    if config.epochs and standing.epoch + standing.position / work.updates_in(standing.epoch) >= config.epochs:
+        return f"budget of {config.epochs:g} epochs used"
+    if config.minutes and standing.seconds / 60 >= config.minutes:
+        return f"budget of {config.minutes:g} minutes used at update {standing.step}"
+    return ""
+
+
+def _patience_lost(config: TrainConfig, standing: Standing) -> str:
+    if config.patience and standing.worse >= config.patience:
+        return f"no better {config.metric} in {standing.worse} validations"
+    return ""
+
+
+def _validate(work: Work, standing: Standing, clock: Clock) -> ValidationReport:
+    config = work.config
+    work.model.eval()
+    metrics = work.validate()
+    watched = metrics.get(config.metric)
+    best = watched is not None and math.isfinite(watched) and (
+        standing.best_metric is None
+        or (watched > standing.best_metric if config.metric in HIGHER_IS_BETTER else watched < standing.best_metric)
+    )
+    if best or watched is None:
+        standing.best_metric, standing.best_step, standing.worse, standing.plateau_worse = watched, standing.step, 0, 0
+    else:
+        standing.worse, standing.plateau_worse = standing.worse + 1, standing.plateau_worse + 1
+        if standing.plateau_worse >= config.plateau_patience:
+            standing.plateau_scale, standing.plateau_worse = standing.plateau_scale * config.plateau_factor, 0
+    standing.validated.append(standing.step)
+    standing.seconds = clock.seconds()
+    return ValidationReport(standing.step, standing.epoch, metrics, best, standing.seconds / 60)
