@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-# Before anything imports itda: each annotated shape and type is checked while the tests run.
-install_import_hook("itda", "beartype.beartype")
+# Before anything imports itda: annotated shapes and types are checked while the tests run; an int may be a float.
+install_import_hook("itda", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -59,14 +59,16 @@ def parse(text: str, source: str = "recipe") -> Config:
     try:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise UserError(f"{source}{line_of(error)}: not valid TOML: {reason(error)}") from error
+        raise UserError(f"{source}{line_of(error, text)}: not valid TOML: {reason(error)}") from error
     return build(Config, migrate(tables, source), "", source)
 
 
-def line_of(error: Exception) -> str:
+def line_of(error: Exception, text: str) -> str:
     """Say on which line a TOML error lies, where the parser knows."""
     found = re.search(r"\(at line (\d+)", str(error))
-    return f", line {found[1]}" if found else ""
+    if found:
+        return f", line {found[1]}"
+    return f", line {len(text.splitlines())}" if "(at end of document)" in str(error) else ""
 
 
 def reason(error: Exception) -> str:

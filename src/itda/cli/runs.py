@@ -1,0 +1,69 @@
+"""`itda runs`: list run folders and compare them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from itda.cli.options import Json
+from itda.cli.output import console, emit, say
+
+if TYPE_CHECKING:
+    from itda.overview import RunSummary
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs, or one run.", metavar="[DIR]")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """List the runs in a folder: how each ended, its best validation, and in which settings they differ."""
+    from itda.errors import UserError
+    from itda.overview import differences, list_runs
+
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; name the folder that holds your runs, or train one: itda demo")
+    found = list_runs(folder)
+    if json:
+        emit({"runs": [run.as_json() for run in found], "differences": differences(found)})
+    elif found:
+        show(found, differences(found))
+    else:
+        say(f"no runs in {folder}; itda demo trains one")
+
+
+def show(found: list[RunSummary], differing: dict[str, list[Any]]) -> None:
+    """Print the runs as a table, then the settings that differ, a column for each run."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("run", "status", "update", "minutes", "best")
+    for run in found:
+        facts = run.as_json()
+        best = run.problem or best_text(facts["best"])
+        row = (run.path.name, facts["status"], facts["update"], facts["minutes"], best)
+        table.add_row(*(Text(cell(value)) for value in row))
+    console().print(table)
+    if differing:
+        table = Table("setting", *(run.path.name for run in found))
+        for key, values in differing.items():
+            table.add_row(key, *(Text(cell(value)) for value in values))
+        console().print(table)
+
+
+def best_text(best: Any) -> str:
+    """Write the best validation in a few words."""
+    if isinstance(best, dict):
+        return " ".join(f"{key} {cell(value)}" for key, value in best.items())
+    return cell(best)
+
+
+def cell(value: Any) -> str:
+    """Write a value for a table."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,263 @@
+"""Recipes: strict about every key and value, and written so that they read back as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from itda.config import (
+    FORMAT,
+    Config,
+    describe_settings,
+    dumps,
+    explain,
+    load,
+    notices,
+    override,
+    parse,
+    problems,
+    recipe_names,
+    recipe_path,
+    validate,
+    with_budget,
+)
+from itda.config.keys import Setting, all_keys
+from itda.config.read import MIGRATIONS, put
+from itda.errors import UserError
+
+SETTINGS = [one for one in all_keys().values() if isinstance(one, Setting)]
+FINE = 'name = "fine"\ndata.train = "pairs.tsv"\ntrain.updates = 10\n'
+
+
+def values_of(setting: Setting) -> st.SearchStrategy[Any]:
+    """Draw any value that a setting may have."""
+    if setting.key == "format":
+        return st.just(FORMAT)
+    if setting.choices:
+        return st.sampled_from(setting.choices)
+    if setting.type is bool:
+        return st.booleans()
+    if setting.type is str:
+        return st.text().filter(str.isprintable)
+    if setting.type is int:
+        return st.integers(setting.low, setting.high)
+    return st.floats(setting.low, setting.high, allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    config = Config()
+    for setting in SETTINGS:
+        config = put(config, setting.key.split("."), draw(values_of(setting)))
+    return config
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(UserError) as caught:
+        validate(parse(text, "r.toml"), "r.toml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("r.toml")
+    return message
+
+
+@settings(deadline=None, max_examples=30)
+@given(configs())
+def test_what_is_written_reads_back_the_same(config: Config) -> None:
+    assert parse(dumps(config)) == config
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_an_override_sets_its_key_alone_and_reads_text_as_the_keys_type(data: st.DataObject) -> None:
+    setting = data.draw(st.sampled_from([one for one in SETTINGS if one.key != "format"]))
+    value = data.draw(values_of(setting))
+    if isinstance(value, str):
+        value = value.strip()
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    changed = override(Config(), f"{setting.key}={text}")
+    assert changed == put(Config(), setting.key.split("."), value)
+
+
+def test_every_default_is_allowed_and_explained() -> None:
+    for setting in SETTINGS:
+        assert setting.check(setting.default, "default") == setting.default
+        assert setting.help
+        assert setting.key in explain(setting.key)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train.learing_rate = 1", "unknown key 'train.learing_rate'; did you mean 'train.learning_rate'?"),
+        ("batch = 1", "unknown key 'batch'; did you mean 'train.batch'?"),
+        ("dim = 1", "'model.encoder.dim' or 'model.decoder.dim' or 'model.attention.dim'"),
+        ("[trian]\nbatch = 1", "unknown key 'trian'; did you mean 'train'?"),
+        ("qqqqqqqq = 1", "unknown key 'qqqqqqqq'; `itda config explain` lists all keys"),
+        ("train.batch = 0", "train.batch is 0; it must be a whole number, 1 or more"),
+        ("train.batch = true", "train.batch is true; it must be a whole number"),
+        ("train.batch = 1.0", "train.batch is 1.0; it must be a whole number"),
+        ('train.batch = "32"', 'train.batch is "32"; it must be a whole number'),
+        ("data.swap = 1", "data.swap is 1; it must be true or false"),
+        ("data.train = false", "data.train is false; it must be text"),
+        ('data.train = "a\\nb"', "data.train is"),
+        ("train.learning_rate = nan", "train.learning_rate is nan; it must be a number, 0 or more"),
+        ("train.minutes = inf", "train.minutes is inf"),
+        (f"train.minutes = 1{'0' * 400}", "train.minutes is inf"),
+        ("train.minutes = 2020-01-01", "train.minutes is 2020-01-01"),
+        ("model.dropout = -0.1", "model.dropout is -0.1; it must be a number from 0 to 0.95"),
+        ("model.dropout = true", "model.dropout is true"),
+        ('tokenizer.model = "wordpiece"', "it must be one of bpe, unigram"),
+        ("tokenizer.model = 3", "tokenizer.model is 3; it must be one of bpe, unigram"),
+        ("train = 3", "train is 3; it is a section: write [train]"),
+        ("train.batch.size = 3", "train.batch is a section; it must be a whole number"),
+        ("[[train]]\nbatch = 3", "train is a list; it is a section"),
+        ("a = 1\nname = \n", "r.toml, line 2: not valid TOML"),
+        ("name = 'a'\nname = 'b'", "r.toml, line 2: not valid TOML"),
+        ("format = 99", f"format is 99, and this itda reads up to {FORMAT}"),
+        ("format = true", "format is true; it must be a whole number"),
+        ("format = 0", "format is 0"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_in_one_line(text: str, words: str) -> None:
+    assert words in refusal(text)
+
+
+def test_whole_numbers_are_numbers() -> None:
+    config = parse("train.learning_rate = 1\ntrain.minutes = 5")
+    assert config.train.learning_rate == 1.0
+    assert type(config.train.minutes) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train.updates = 0", "no budget"),
+        ('data.train = ""', "data.train is empty"),
+        ('name = "a/b"', 'name is "a/b"'),
+        ('name = ""', "plain folder name"),
+        ('model.tie = "all"\ntokenizer.joint = false', "shares one table"),
+        ('model.attention.kind = "dot"\nmodel.encoder.dim = 32', "make them equal"),
+        ("model.encoder.dim = 33", "must be even"),
+        ('model.decoder.bridge = "copy"', "encoder.bidirectional = false"),
+        (
+            'model.decoder.bridge = "copy"\nmodel.encoder.bidirectional = false\nmodel.encoder.cell = "gru"',
+            "equal cell",
+        ),
+        ('tokenizer.kind = "words"\ntokenizer.sampling = 0.1', "tokenizer.sampling needs"),
+        ("train.weight_decay = 0.1", "adamw"),
+        ("train.learning_rate = 0", "nothing would be learned"),
+        ('train.schedule = "inverse-sqrt"', "train.warmup"),
+        ("train.patience = 3", "data.valid is empty"),
+        ('train.metric = "bleu"', "data.valid is empty"),
+        ('train.schedule = "plateau"', "data.valid is empty"),
+        ('data.kind = "vectors"\ntokenizer.kind = "words"', "remove [tokenizer]"),
+        ('data.kind = "vectors"\ndata.valid = "make:normal"\ntrain.metric = "bleu"', 'must be "loss"'),
+        ('data.kind = "vectors"\ntrain.label_smoothing = 0.1', "train.label_smoothing"),
+        ('data.kind = "vectors"\ntrain.batch_unit = "tokens"', "train.batch_unit"),
+        ('data.kind = "vectors"\nmodel.tie = "all"', "has none"),
+        (
+            'train.teacher_forcing = {ratio = 0.5, final_ratio = 0.9, schedule = "linear"}',
+            "train.teacher_forcing.final_ratio is 0.9, above ratio 0.5",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(text: str, words: str) -> None:
+    given_keys = [line.split(" =")[0] for line in text.splitlines()]
+    rest = [line for line in FINE.splitlines() if line.split(" =")[0] not in given_keys]
+    assert words in refusal("\n".join([*rest, text]))
+
+
+def test_a_plain_recipe_has_no_problems_and_notices_name_what_is_not_read() -> None:
+    fine = parse(FINE)
+    assert validate(fine) is fine
+    assert list(problems(fine)) == []
+    silent = override(override(fine, "model.decoder.kind=plain"), "model.attention.dim=7")
+    assert list(problems(silent)) == []
+    assert any("model.attention has no effect" in notice for notice in notices(silent))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("train.batch", "write key=value"),
+        ("=3", "write key=value"),
+        ("train.btch=3", "did you mean 'train.batch'?"),
+        ("train=3", "train is a section"),
+        ("train.batch=many", 'train.batch is "many"; it must be a whole number'),
+        ("train.batch=1.5", 'train.batch is "1.5"'),
+        ("train.minutes=nan", "train.minutes is nan"),
+        ("data.swap=yes", 'data.swap is "yes"; it must be true or false'),
+        ("format=1", "cannot be overridden"),
+    ],
+)
+def test_a_wrong_override_is_refused(assignment: str, words: str) -> None:
+    with pytest.raises(UserError, match=r"^command line: ") as caught:
+        override(Config(), assignment)
+    assert words in str(caught.value)
+
+
+def test_a_given_budget_replaces_the_whole_budget() -> None:
+    config = parse("train.updates = 100\ntrain.minutes = 3.0")
+    assert with_budget(config) is config
+    given = with_budget(config, epochs=2)
+    assert (given.train.updates, given.train.epochs, given.train.minutes) == (0, 2.0, 0.0)
+    with pytest.raises(UserError, match=r"train\.minutes is -1"):
+        with_budget(config, minutes=-1)
+
+
+def test_load_names_the_file_and_takes_overrides_and_budget(tmp_path: Path) -> None:
+    file = tmp_path / "한국어 recipe.toml"
+    file.write_bytes(b'\xef\xbb\xbfname = "x"\ndata.train = "p.tsv"\n')
+    with pytest.raises(UserError, match=r"한국어 recipe\.toml: no budget"):
+        load(file)
+    config = load(file, ["train.batch=7"], minutes=1.5)
+    assert (config.train.batch, config.train.minutes) == (7, 1.5)
+    file.write_bytes(b'name = "\xff"')
+    with pytest.raises(UserError, match=r"recipe\.toml: byte 9 is not UTF-8"):
+        load(file)
+
+
+def test_older_formats_are_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("itda.config.read.FORMAT", FORMAT + 1)
+
+    def rename(tables: dict[str, Any]) -> dict[str, Any]:
+        return {"name": tables.pop("title"), **tables}
+
+    monkeypatch.setitem(MIGRATIONS, FORMAT, rename)
+    assert parse(f'format = {FORMAT}\ntitle = "old"').name == "old"
+
+
+def test_recipes_are_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (shipped / "reverse.toml").write_text(FINE)
+    monkeypatch.setattr("itda.config.find.recipe_folders", lambda: [shipped])
+    monkeypatch.chdir(tmp_path)
+    for name in ("reverse", "reverse.toml", "recipes/reverse.toml"):
+        assert recipe_path(name) == shipped / "reverse.toml"
+    assert recipe_names() == ["reverse"]
+    with pytest.raises(UserError, match=r"no recipe 'revers': .*\(reverse\)"):
+        recipe_path("revers")
+    (tmp_path / "reverse").write_text(FINE)
+    assert recipe_path("reverse") == Path("reverse")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_each_recipe_that_comes_along_is_valid(name: str) -> None:
+    assert load(name).name == name
+
+
+def test_explain_describes_a_key_a_section_and_all() -> None:
+    assert "bpe, unigram" in explain("tokenizer.model")
+    section = explain("model.encoder")
+    assert "model.encoder.cell" in section
+    assert "model.decoder" not in section
+    assert explain() == explain("all")
+    assert len(describe_settings()) == len(SETTINGS)
+    with pytest.raises(UserError, match="did you mean 'model'"):
+        explain("modle")
