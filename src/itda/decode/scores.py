@@ -1,0 +1,79 @@
+"""The numbers that a search ranks by: length-normalised scores, and the best continuations of a sentence's beams."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from itda.batch import BOS, PAD, SPECIALS
+
+Number = TypeVar("Number", float, Tensor, np.ndarray)
+
+NEVER = [PAD, BOS]  # what no search may write
+BLOCK = 64  # tokens that share a maximum; 32 and 128 were slower at a vocabulary of 8,000
+
+
+def normalize(log_prob: Number, length: int | Number, penalty: float) -> Number:
+    """Divide a log-probability by length ** penalty (eos counts), so that long hypotheses are not at a disadvantage."""
+    return log_prob / length**penalty
+
+
+def top_continuations(
+    totals: Float[Tensor, "sentences width"], log_probs: Float[Tensor, "sentences width vocab"], count: int
+) -> tuple[Float[Tensor, "sentences count"], Int[Tensor, "sentences count"], Int[Tensor, "sentences count"]]:
+    """Find the `count` best sums total + log_prob of each sentence: the sums, best first, their beams and their tokens.
+
+    The best `count` tokens can only lie in the `count` blocks of the vocabulary with the best maxima, so that only
+    the maxima and these blocks are ranked (a topk over the whole costs more than the softmax). Equal sums are
+    taken in a fixed order, the lower token first within a beam. Where there are fewer than `count`, the rest is -inf.
+    """
+    sentences, width, vocab = log_probs.shape
+    num_blocks = (vocab - len(SPECIALS)) // BLOCK
+    if width * num_blocks <= count:
+        num_blocks = 0
+    first = vocab - num_blocks * BLOCK  # tokens before this stand in no block: the specials and the odd ones
+    front = log_probs[:, :, :first].clone()
+    front[:, :, NEVER] = -math.inf
+    pool = (totals[:, :, None] + front).flatten(1)
+    places = torch.arange(width * first, device=pool.device).expand(sentences, -1)
+    beams, tokens = places // first, places % first
+    if num_blocks:
+        blocks = log_probs[:, :, first:].unflatten(2, (num_blocks, BLOCK))
+        chosen = best((totals[:, :, None] + blocks.amax(dim=3)).flatten(1), count)[1].sort(dim=1).values
+        beam, block = (chosen // num_blocks)[:, :, None], (chosen % num_blocks)[:, :, None]
+        inside = first + block * BLOCK + torch.arange(BLOCK, device=pool.device)  # sentences count block
+        sentence = torch.arange(sentences, device=pool.device)[:, None, None]
+        sums = totals.gather(1, chosen // num_blocks)[:, :, None] + log_probs[sentence, beam, inside]
+        pool = torch.cat([pool, sums.flatten(1)], dim=1)
+        beams = torch.cat([beams, beam.expand_as(inside).flatten(1)], dim=1)
+        tokens = torch.cat([tokens, inside.flatten(1)], dim=1)
+    missing = count - pool.shape[1]
+    if missing > 0:  # a vocabulary smaller than the beam
+        pool = functional.pad(pool, (0, missing), value=-math.inf)
+        beams, tokens = functional.pad(beams, (0, missing)), functional.pad(tokens, (0, missing))
+    sums, order = best(pool, count)
+    return sums, beams.gather(1, order), tokens.gather(1, order)
+
+
+def best(
+    values: Float[Tensor, "rows places"], count: int
+) -> tuple[Float[Tensor, "rows count"], Int[Tensor, "rows count"]]:
+    """Do what topk does, with the lowest place first among equals (topk may take any of them).
+
+    On a CPU, where asking costs nothing, only the rows with equals among their best are sorted in full.
+    """
+    if values.device.type != "cpu":
+        ranked, order = values.sort(dim=1, descending=True, stable=True)
+        return ranked[:, :count], order[:, :count]
+    ranked, order = values.topk(min(count + 1, values.shape[1]))  # one more, to see equals at the edge
+    equals = (ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] > -math.inf)
+    tied = equals.any(dim=1).nonzero().squeeze(1)
+    if len(tied):
+        order[tied, :count] = values[tied].sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return ranked[:, :count], order[:, :count]
