@@ -59,13 +59,14 @@ app = typer.Typer(
 )
 
 
-def print_version(wanted: bool) -> None:
-    """Print the version and stop."""
+def print_version(wanted: bool) -> bool:
+    """Print the version and stop, where that was asked for."""
     if wanted:
         from importlib.metadata import version
 
         print(f"itda {version('itda')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
