@@ -113,15 +113,16 @@ def read_pairs(files: CorpusFiles, *, swap: bool = False, report: ReadReport | N
     lines have no tab, and where no pair is left.
     """
     report = ReadReport() if report is None else report
+    used = 0
     sides = {"tsv": _tsv, "stdin": _tsv, "parallel": _parallel, "generated": _generated}[files.kind](files, report)
     for pair in sides:
         blank = "source" * (not pair.src.strip()) or "target" * (not pair.tgt.strip())
         if blank:
             report.skip("blank " + blank if pair.src.strip() or pair.tgt.strip() else "both sides blank", pair.number)
             continue
-        report.pairs += 1
+        used, report.pairs = used + 1, report.pairs + 1
         yield replace(pair, src=pair.tgt, tgt=pair.src) if swap else pair
-    if not report.pairs:
+    if not used:
         found = "; ".join(report.messages()) or "it is empty"
         raise UserError(
             f"{files} has no pair of source and target: {found}; give at least one line 'source<TAB>target'."
@@ -176,8 +177,8 @@ def _parallel(files: CorpusFiles, report: ReadReport) -> Iterator[Pair]:
     counts = [report.lines + (end is not None) + sum(1 for _ in rest) for end, rest in ((src, first), (tgt, second))]
     if counts[0] != counts[1]:
         raise UserError(
-            f"{files.paths[0]} has {counts[0]} lines and {files.paths[1]} has {counts[1]}; in parallel files each line of "
-            "the one translates that line of the other; mend them; nothing is trained on them."
+            f"{files.paths[0]} has {counts[0]} lines and {files.paths[1]} has {counts[1]}; in parallel files each "
+            "line of one translates that line of the other; mend them; nothing is trained on them."
         )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 
 from itda.errors import MachineError, UserError
 
@@ -46,23 +46,23 @@ def read_lines(source: Path | None) -> Iterator[Line]:
 
 
 @contextmanager
-def open_bytes(source: Path | None) -> Iterator[BinaryIO]:
+def open_bytes(source: Path | None) -> Iterator[io.BufferedIOBase]:
     """Open a file or standard input for reading; gzip is undone, by its content, whatever the name."""
     if source is None:
-        yield _ungzip(sys.stdin.buffer, STDIN)
+        yield _ungzip(cast("io.BufferedIOBase", sys.stdin.buffer), STDIN)
         return
     try:
-        file = source.open("rb", buffering=1 << 18)
+        file = source.open("rb")
     except OSError as error:
         raise UserError(f"{source} cannot be opened ({error.strerror}); name a file that can be read.") from None
     with file:
         yield _ungzip(file, str(source))
 
 
-def _ungzip(file: BinaryIO, name: str) -> BinaryIO:
+def _ungzip(file: io.BufferedIOBase, name: str) -> io.BufferedIOBase:
     start = file.peek(4)[:4] if isinstance(file, io.BufferedReader) else b""
     if start.startswith(_GZIP_MAGIC):
-        return gzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[return-value]
+        return gzip.GzipFile(fileobj=file, mode="rb")
     if name.endswith(".gz") and start:
         raise UserError(
             f"{name} is named .gz, but is no gzip file (it starts with {start[:2]!r}); rename it, or compress it."
@@ -83,7 +83,7 @@ def _reading(name: str) -> Iterator[None]:
         raise MachineError(f"{name} cannot be read to its end ({error.strerror or error}).") from None
 
 
-def _decoded(file: BinaryIO, name: str) -> Iterator[Line]:
+def _decoded(file: io.BufferedIOBase, name: str) -> Iterator[Line]:
     number, offset = 0, 0
     while True:
         raw = file.readline(LONGEST_LINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from itda.text.tokenizer import TokenizerPair
 
 Ids = list[int]
 Lengths = npt.NDArray[np.int32]
-SAMPLED = 8192  # pairs that are sampled together: what the first update of an epoch waits for
+SAMPLED = 32768  # pairs that are sampled together: what the first update of an epoch waits for
 Sampler = Callable[[int, random.Random], tuple[Ids, Ids]]  # a pair number -> sampled source and target ids
 
 
@@ -151,13 +152,21 @@ class Plan:
 
 
 def length_batches(lengths: Lengths, batch: int, batch_unit: str) -> list[Numbers]:
-    """Cut rows, sorted by length (ties stay as they come), into batches of so many sentences or padded tokens."""
+    """Cut rows, sorted by length (ties stay as they come), into batches of so many sentences or padded tokens.
+
+    A number of sentences: by target into strips, about as many as a strip has batches, each strip by source, up and
+    down in turn. A budget: by the longer side, which is what it counts. Sorting further would pad a little less, but
+    leave so few ties that the same pairs met in every epoch.
+    """
+    src, tgt = lengths[:, 0], lengths[:, 1]
     longest = lengths.max(axis=1).astype(np.int64) + 1
-    keys = (lengths[:, 0], lengths[:, 1]) if batch_unit == "sentences" else (lengths[:, 0], lengths[:, 1], longest)
-    order = np.lexsort(keys)  # the last key counts most
     if batch_unit == "sentences":
+        order = np.argsort(tgt, kind="stable")
+        strip = np.arange(len(order)) // (batch * max(1, isqrt(len(order) // batch)))
+        order = order[np.lexsort((np.where(strip % 2, -src[order], src[order]), strip))]  # the last key counts most
         cuts = list(range(batch, len(order), batch))
     else:
+        order = np.lexsort((tgt, longest))
         cuts, first = [], 0
         for place, width in enumerate(longest[order].tolist()):  # ascending, so the newest row is the widest
             if place > first and width * (place - first + 1) > batch:

@@ -69,11 +69,11 @@ class SubwordTokenizer:
         ]  # fmt: skip
 
     @functools.cached_property
-    def _scores(self) -> dict[str, float]:
-        """The score of each piece that text can match."""
+    def _matched(self) -> dict[str, int]:
+        """The id of each piece that text can match."""
         get = self._processor
         matched = (i for i in range(self.vocab_size) if not (get.IsControl(i) or get.IsUnknown(i) or get.IsByte(i)))
-        return {get.IdToPiece(i): get.GetScore(i) for i in matched}
+        return {get.IdToPiece(i): i for i in matched}
 
     @functools.cached_property
     def _first_byte(self) -> int:
@@ -82,7 +82,7 @@ class SubwordTokenizer:
 
     @functools.cached_property
     def _sampler(self) -> Callable[[str, random.Random], list[str]]:
-        scores = self._scores
+        scores = {piece: float(self._processor.GetScore(i)) for piece, i in self._matched.items()}
         if self.model == "bpe":
             return lambda word, random: bpe_dropout(word, scores, self.sampling, random)
         longest, unseen = max(map(len, scores)), min(scores.values()) - 10.0  # sentencepiece's own penalty
@@ -118,16 +118,15 @@ class SubwordTokenizer:
         if self.deterministic:
             return self.encode(text)
         ids: list[int] = []
+        known = self._matched
         for word in _WORDS.findall(self._marked(text).replace(" ", SPACE_MARK)):
             for start in range(0, len(word), _LONGEST_SAMPLED_WORD):
                 for piece in self._sampler(word[start : start + _LONGEST_SAMPLED_WORD], random):
-                    ids.extend(self._piece_ids(piece))
+                    if piece in known:
+                        ids.append(known[piece])
+                    else:
+                        ids.extend(self._first_byte + byte for byte in piece.encode("utf-8"))
         return ids
-
-    def _piece_ids(self, piece: str) -> list[int]:
-        if piece in self._scores:
-            return [int(self._processor.PieceToId(piece))]
-        return [self._first_byte + byte for byte in piece.encode("utf-8")]
 
     def decode(self, ids: Sequence[int], unknown: Mapping[int, str] | None = None) -> str:
         """Turn ids back into text; bytes that are no UTF-8 (a model may write some) become U+FFFD.
@@ -188,7 +187,8 @@ def train_subwords(texts: Iterable[str], model: str, vocab_size: int, coverage: 
             raise UserError(f"sentencepiece cannot train on this text: {error}") from None
         raise UserError(
             f"tokenizer.vocab_size is {vocab_size}; it must be {sizes[2]} or more for this text (its "
-            "characters, 256 bytes and 4 special entries); raise it, lower tokenizer.character_coverage, or choose tokenizer.kind = characters."
+            "characters, 256 bytes and 4 special entries); raise it, lower "
+            "tokenizer.character_coverage, or choose tokenizer.kind = characters."
         ) from None
     return out.getvalue()
 

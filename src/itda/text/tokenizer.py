@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from itda.config import TokenizerConfig
 from itda.errors import DamagedFileError, UserError
@@ -22,6 +22,7 @@ MANIFEST = "tokenizers.json"
 SAMPLE_CHARACTERS = 40_000_000  # of each side; more text changes the vocabulary little and costs memory
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """One side's way from text to ids and back: decode(encode(x)) == normalize(x) where nothing is unknown."""
 
