@@ -1,0 +1,138 @@
+"""Write the results table of README.md and README.ko.md from results/quality-*.json; `--check` only compares.
+
+Each README holds the table between the lines `<!-- results:start -->` and `<!-- results:end -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+START, END = "<!-- results:start -->", "<!-- results:end -->"
+METRICS = ("bleu", "chrf", "exact_match", "bits_per_character")
+WORDS = {
+    "README.md": {
+        "columns": ("Task", "Model", "Training (minutes)", "BLEU", "chrF", "Exact match (%)", "Bits per character"),
+        "copy": "*copy the source*",
+        "nearest": "*nearest training source*",
+        "none": "No results yet.",
+        "about": "In brackets: 95 % bootstrap intervals. Made by `benchmarks/table.py` from `benchmarks/results/`; "
+        "commit, machine and date of each figure stand there.",
+        "signatures": "Signatures",
+        "machines": "Machines",
+        "cores": "cores",
+    },
+    "README.ko.md": {
+        "columns": ("과제", "모델", "학습 (분)", "BLEU", "chrF", "완전 일치 (%)", "문자당 비트"),
+        "copy": "*원문 그대로*",
+        "nearest": "*가장 가까운 학습 원문*",
+        "none": "아직 결과가 없습니다.",
+        "about": "대괄호 안은 95 % 부트스트랩 신뢰구간입니다. `benchmarks/results/`의 파일에서 "
+        "`benchmarks/table.py`가 만들며, 각 수치의 커밋, 기계, 날짜가 그 파일에 있습니다.",
+        "signatures": "서명",
+        "machines": "기계",
+        "cores": "코어",
+    },
+}
+
+
+class TableError(Exception):
+    """What keeps the table from being written."""
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Read all quality results, by task, the best first."""
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("quality-*.json"))]
+
+    def place(record: dict[str, Any]) -> tuple[str, float, str]:
+        found = record["evaluation"]
+        return record["task"], -(found[found["main"]]["score"] or 0.0), record["run"]
+
+    return sorted(records, key=place)
+
+
+def render(records: Sequence[dict[str, Any]], words: dict[str, Any]) -> str:
+    """Lay out the table and what stands below it, as Markdown."""
+    if not records:
+        return f"{words['none']}\n"
+    lines = [_row(words["columns"]), _row(["---", "---", *["--:"] * (1 + len(METRICS))])]
+    for number, record in enumerate(records):
+        minutes = record["training"]["minutes"]
+        lines.append(
+            _row([record["task"], record["run"], "" if minutes is None else f"{minutes:.0f}", *_cells(record)])
+        )
+        last = number + 1 == len(records) or records[number + 1]["task"] != record["task"]
+        if last:  # the baselines of a task are the same in each of its files
+            for name, found in record["baselines"].items():
+                lines.append(_row([record["task"], words[name], "", *_cells({"evaluation": found})]))
+    signatures = sorted({record["evaluation"][name]["signature"] for record in records for name in ("bleu", "chrf")})
+    machines = sorted({_machine(record["machine"], words["cores"]) for record in records})
+    lines += ["", words["about"], "", f"{words['signatures']}: {', '.join(f'`{each}`' for each in signatures)}."]
+    lines += ["", f"{words['machines']}: {'; '.join(machines)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _cells(record: dict[str, Any]) -> list[str]:
+    cells = []
+    for name in METRICS:
+        found = record["evaluation"][name]
+        if found is None or found["score"] is None:
+            cells.append("")
+            continue
+        factor, decimals = (100, 1) if name == "exact_match" else (1, 2 if name == "bits_per_character" else 1)
+        score, low, high = (
+            "∞" if found[key] is None else f"{found[key] * factor:.{decimals}f}" for key in ("score", "low", "high")
+        )
+        cells.append(f"{score} [{low}, {high}]")
+    return cells
+
+
+def _machine(machine: dict[str, Any], cores: str) -> str:
+    return f"{machine['gpu'] or machine['cpu']}, {machine['cores']} {cores}, torch {machine['torch']}"
+
+
+def renewed(text: str, table: str, name: str) -> str:
+    """Put a table between the two marks of a README."""
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise TableError(f"{name} must hold the line {START} once and below it {END} once; add them where it belongs.")
+    before, rest = text.split(START)
+    return f"{before}{START}\n{table}{END}{rest.split(END)[1]}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where a README differs")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
+    options = parser.parse_args(argv)
+    records = read_results(options.root / "benchmarks" / "results")
+    status = 0
+    for name, words in WORDS.items():
+        file = options.root / name
+        try:
+            old = file.read_text(encoding="utf-8")
+            new = renewed(old, render(records, words), name)
+        except (OSError, TableError) as error:
+            print(error, file=sys.stderr)
+            return 2
+        if old == new:
+            continue
+        if options.check:
+            print(f"{name} differs from benchmarks/results; run: python benchmarks/table.py", file=sys.stderr)
+            status = 1
+        else:
+            file.write_text(new, encoding="utf-8", newline="\n")
+            print(f"{name} renewed")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
