@@ -5,8 +5,9 @@ month in letters ("3/5/2024" is no form). Two-digit years mean 1950-2049: 50-99 
 are the true ones. The *date* decides the split, so that no form of a test date is ever seen in training.
 
 Gold alignment, in characters:
-- a digit (or a Sino-Korean numeral) that states an ISO digit is its one sure link, and its only possible one but
-  for the place word behind a numeral (백 in 구백);
+- a digit (or a Sino-Korean numeral) that states an ISO digit is its sure link, and its only possible one, but that
+  the place word behind a numeral (백 in 구백) is possible, and so are the crossed links within a century in digits:
+  it is 19 or 20, so that either of its characters tells both;
 - the name of a month states both digits together: each letter is possible for each of the two, none is sure;
 - a digit that is inferred (the leading zero of "5", the century of "24", the zeros of 이천오), a hyphen, a weekday
   and punctuation have no links: nothing in the source states the one, nothing in the target states the other.
@@ -31,6 +32,7 @@ from itda.data.synthetic.numerals import (
     ordinal,
     sino_korean,
     sino_korean_month,
+    whole_year,
 )
 
 FIRST, LAST = date(1950, 1, 1), date(2049, 12, 31)
@@ -65,7 +67,7 @@ FORMS = (
 # Where each field starts in YYYY-MM-DD.
 YEAR, MONTH, DAY = 0, 5, 8
 FIELDS: dict[str, tuple[int, Callable[[date], Written]]] = {
-    "Y": (YEAR, lambda day: in_digits(f"{day.year}", 4)),
+    "Y": (YEAR, lambda day: whole_year(day.year)),
     "y": (YEAR, lambda day: in_digits(f"{day.year % 100:02}", 4)),
     "이천": (YEAR, lambda day: sino_korean(day.year, 4)),
     "m": (MONTH, lambda day: in_digits(f"{day.month}", 2)),

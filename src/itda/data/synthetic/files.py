@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from itda import durable
 from itda.data.synthetic.example import Generator
-from itda.errors import MachineError, UserError
+from itda.errors import UserError
 
 LINKS = ".align"
 
@@ -19,29 +19,15 @@ def write_corpus(name: str, generator: Generator, folder: Path, seed: int, pairs
         contents[folder / f"{split}.tsv"] = "".join(f"{example.src}\t{example.tgt}\n" for example in examples)
         contents[folder / f"{split}{LINKS}"] = "".join(f"{example.pharaoh()}\n" for example in examples)
     contents[folder / "README.md"] = _readme(name, generator, seed, pairs)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _refuse_to_overwrite(contents)
-        for path, text in contents.items():
-            _write_whole(path, text)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder} is not a folder; name another one.") from None
-    except OSError as error:
-        raise MachineError(f"cannot write the corpus '{name}' into {folder}: {error.strerror}.") from error
-    return list(contents)
-
-
-def _refuse_to_overwrite(contents: dict[Path, str]) -> None:
+    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
+        raise UserError(f"{folder} is not a folder; name another one.")
     for path, text in contents.items():
         if path.exists() and path.read_bytes() != text.encode():
             raise UserError(f"{path} is there already and holds something else; name an empty folder, or move it away.")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    # Bytes, so that Windows writes the same file as everyone else.
-    partial.write_bytes(text.encode())
-    os.replace(partial, path)
+    durable.make_folder(folder)
+    for path, text in contents.items():
+        durable.write_whole(path, text.encode())
+    return list(contents)
 
 
 def _readme(name: str, generator: Generator, seed: int, pairs: dict[str, int]) -> str:

@@ -30,6 +30,11 @@ def in_digits(text: str, width: int) -> Written:
     return Written(text, frozenset((i, width - len(text) + i) for i in range(len(text))))
 
 
+def whole_year(value: int) -> Written:
+    """Align a year in four digits; of a century that is 19 or 20, either character states both digits."""
+    return Written(f"{value}", in_digits(f"{value}", 4).sure, frozenset({(0, 1), (1, 0)}))
+
+
 def ordinal(value: int) -> Written:
     """Write a day as 1st, 2nd, 3rd, 4th; only its digits are aligned."""
     suffix = "th" if value in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")
