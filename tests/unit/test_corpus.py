@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from itda.data import lines
 from itda.data.catalog import locate
-from itda.data.corpus import CorpusFiles, Line, Pair, ReadReport, input_hashes, keep_stdin, read_lines, read_pairs
+from itda.data.corpus import CorpusFiles, Line, ReadReport, input_hashes, keep_stdin, read_lines, read_pairs
 from itda.errors import UserError
 
 
@@ -50,8 +50,10 @@ def test_tsv_gzip_parallel_and_stdin_give_the_same_pairs(tmp_path: Path, monkeyp
         assert read(locate("-"))[0] == expected
 
 
-def test_stdin_is_kept_for_training_because_it_is_read_more_than_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO("a\tb\n".encode()))))
+def test_stdin_is_kept_for_training_because_it_is_read_more_than_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"a\tb\n"))))
     with pytest.raises(UserError, match="only once"):
         input_hashes(locate("-"))
     kept = keep_stdin(locate("-"), tmp_path / "run")
@@ -61,7 +63,9 @@ def test_stdin_is_kept_for_training_because_it_is_read_more_than_once(tmp_path: 
 
 @settings(deadline=None, max_examples=80)
 @given(
-    sides=st.lists(st.tuples(*[st.text(st.characters(exclude_characters="\n\t\r", exclude_categories=["Cs"]))] * 2), min_size=1),
+    sides=st.lists(
+        st.tuples(*[st.text(st.characters(exclude_characters="\n\t\r", exclude_categories=["Cs"]))] * 2), min_size=1
+    ),
     end=st.sampled_from(["\n", "\r\n"]),
     last=st.booleans(),
 )
@@ -127,10 +131,10 @@ def test_bad_gzip_is_refused_by_name(tmp_path: Path) -> None:
     whole = gzip.compress("".join(f"line {n}\tZeile {n}\n" for n in range(5000)).encode())
     for damaged in (whole[:-8], whole[: len(whole) // 2], whole[:3], whole[:-6] + b"\0\0\0\0\0\0", whole + b"garbage"):
         (tmp_path / "cut.tsv.gz").write_bytes(damaged)
-        with pytest.raises(UserError, match="cut.tsv.gz is a damaged or truncated gzip file"):
+        with pytest.raises(UserError, match=r"cut.tsv.gz is a damaged or truncated gzip file"):
             read(CorpusFiles("x", (tmp_path / "cut.tsv.gz",)))
     (tmp_path / "cut.tsv.gz").write_bytes(b"a\tb\n")
-    with pytest.raises(UserError, match="cut.tsv.gz is named .gz, but is no gzip file"):
+    with pytest.raises(UserError, match=r"cut.tsv.gz is named .gz, but is no gzip file"):
         read(CorpusFiles("x", (tmp_path / "cut.tsv.gz",)))
 
 
@@ -142,7 +146,9 @@ def test_a_mark_is_removed_at_the_start_of_each_file_only(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
 @pytest.mark.parametrize("size", range(14, 20))
-def test_a_line_around_the_limit_is_whole_or_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, end: str) -> None:
+def test_a_line_around_the_limit_is_whole_or_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, end: str
+) -> None:
     monkeypatch.setattr(lines, "LONGEST_LINE", 16)
     path = tmp_path / "long.txt"
     path.write_bytes(b"x" * size + end.encode() + (b"next\n" if end else b""))
@@ -151,7 +157,9 @@ def test_a_line_around_the_limit_is_whole_or_cut(tmp_path: Path, monkeypatch: py
     assert rest == ([Line(2, "next")] if end else [])
 
 
-def test_an_overlong_line_is_cut_between_characters_and_skipped_as_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overlong_line_is_cut_between_characters_and_skipped_as_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lines, "LONGEST_LINE", 16)
     for start in ("", "a", "ab"):
         path = tmp_path / "long.txt"
@@ -201,10 +209,19 @@ class TestLocate:
     @pytest.fixture(autouse=True)
     def root(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         root = tmp_path / "data"
-        for name in ("toy_en_ko/train.tsv.gz", "toy_en_ko/test.tsv", "ko_en/dev.en.gz", "ko_en/dev.ko", "plain/a.en", "plain/a.de"):
+        for name in (
+            "toy_en_ko/train.tsv.gz",
+            "toy_en_ko/test.tsv",
+            "ko_en/dev.en.gz",
+            "ko_en/dev.ko",
+            "plain/a.en",
+            "plain/a.de",
+        ):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(b"")
-        (root / "toy_en_ko/README.md").write_text("# toy\n\n- **Licence**: CC0\n- **Licence line quoted**: no\nLicense: MIT too\n")
+        (root / "toy_en_ko/README.md").write_text(
+            "# toy\n\n- **Licence**: CC0\n- **Licence line quoted**: no\nLicense: MIT too\n"
+        )
         monkeypatch.setenv("ITDA_DATA", str(root))
         monkeypatch.chdir(tmp_path)
         return root
@@ -220,7 +237,12 @@ class TestLocate:
     def test_a_missing_one_says_where_it_looked(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError) as error:
             locate("toy_en_ko/valid")
-        for place in ("toy_en_ko/valid.tsv.gz", f"{root}/toy_en_ko/valid.tsv.gz", f"{root}/toy_en_ko/valid.tsv", f"ITDA_DATA is {root}"):
+        for place in (
+            "toy_en_ko/valid.tsv.gz",
+            f"{root}/toy_en_ko/valid.tsv.gz",
+            f"{root}/toy_en_ko/valid.tsv",
+            f"ITDA_DATA is {root}",
+        ):
             assert place in str(error.value)
         assert "\n" not in str(error.value)
         monkeypatch.delenv("ITDA_DATA")
@@ -240,5 +262,3 @@ class TestLocate:
     def test_what_cannot_be_meant_is_refused(self, name: str, message: str) -> None:
         with pytest.raises(UserError, match=message):
             locate(name)
-
-

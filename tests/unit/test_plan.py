@@ -94,7 +94,9 @@ def test_counts_and_budget_are_those_of_the_ids(plan: Plan) -> None:
         assert plan.padding(0) == pytest.approx(1 - real / padded)
 
 
-LONG = np.stack([np.random.default_rng(0).integers(1, 40, 3000), np.random.default_rng(1).integers(1, 40, 3000)], 1).astype(np.int32)
+LONG = np.stack(
+    [np.random.default_rng(0).integers(1, 40, 3000), np.random.default_rng(1).integers(1, 40, 3000)], 1
+).astype(np.int32)
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
@@ -163,12 +165,20 @@ def test_skipping_does_not_sample_what_is_skipped() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(lengths=LENGTHS, batch=st.integers(1, 70), unit=st.sampled_from(["sentences", "tokens"]), window=st.sampled_from([5, 1000]))
+@given(
+    lengths=LENGTHS,
+    batch=st.integers(1, 70),
+    unit=st.sampled_from(["sentences", "tokens"]),
+    window=st.sampled_from([5, 1000]),
+)
 def test_evaluation_covers_all_pairs_once(lengths: np.ndarray, batch: int, unit: str, window: int) -> None:
     batches = list(evaluation_batches(lengths, batch, unit, window))
     assert sorted(number for rows in batches for number in rows) == list(range(len(lengths)))
     for rows in batches:
-        assert len(rows) == 1 or (len(rows) if unit == "sentences" else (lengths[list(rows)].max() + 1) * len(rows)) <= batch
+        assert (
+            len(rows) == 1
+            or (len(rows) if unit == "sentences" else (lengths[list(rows)].max() + 1) * len(rows)) <= batch
+        )
 
 
 @pytest.mark.parametrize("settings", [{"batch": 0}, {"batch": 1, "accumulate": 0}, {"batch": 1, "batch_unit": "words"}])
@@ -184,7 +194,9 @@ def test_a_plan_of_a_store_gives_ids_that_decode_to_its_texts(tmp_path: Path) ->
     (tmp_path / "pairs.tsv").write_text("".join(f"{src}\t{tgt}\n" for src, tgt in pairs))
     for sampling in (0.0, 0.4):
         tokenizers = train_tokenizers(TokenizerConfig(vocab_size=310, sampling=sampling), lambda: iter(pairs), 1)
-        store = build_store(CorpusFiles("pairs", (tmp_path / "pairs.tsv",)), tokenizers, DataConfig(), tmp_path / "stores")
+        store = build_store(
+            CorpusFiles("pairs", (tmp_path / "pairs.tsv",)), tokenizers, DataConfig(), tmp_path / "stores"
+        )
         seen = []
         for update in plan_for(store, tokenizers, 200, "tokens", 2, seed=1).epoch(0):
             targets = 0

@@ -15,7 +15,13 @@ from itda.data.store_files import id_dtype
 from itda.errors import DamagedFileError, MachineError, UserError
 from itda.text.tokenizer import TokenizerPair, train_tokenizers
 
-PAIRS = [("A dog.", "Ein Hund."), ("cafe\u0301 ▁ <s>", "각"), ("two", "zwei\u2028drei"), ("four words are here", "x"), ("z", "q" * 9)]
+PAIRS = [
+    ("A dog.", "Ein Hund."),
+    ("cafe\u0301 ▁ <s>", "각"),
+    ("two", "zwei\u2028drei"),
+    ("four words are here", "x"),
+    ("z", "q" * 9),
+]
 
 
 @pytest.fixture
@@ -31,7 +37,9 @@ def tokenizers(corpus: CorpusFiles, **settings: object) -> TokenizerPair:
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "characters"])
-def test_what_is_read_back_is_what_was_written(corpus: CorpusFiles, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_back_is_what_was_written(
+    corpus: CorpusFiles, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("itda.data.store_files.FLUSH_PAIRS", 2)
     pair = tokenizers(corpus, kind=kind)
     store = build_store(corpus, pair, DataConfig(), tmp_path / "stores")
@@ -44,7 +52,9 @@ def test_what_is_read_back_is_what_was_written(corpus: CorpusFiles, tmp_path: Pa
         assert store.lengths()[number].tolist() == [len(store.src_ids(number)), len(store.tgt_ids(number))]
         assert store.line(number) == number + 1
     store.release()
-    assert store.encoded([4, 1]) == tuple([store_ids(n).tolist() for n in (4, 1)] for store_ids in (store.src_ids, store.tgt_ids))
+    assert store.encoded([4, 1]) == tuple(
+        [store_ids(n).tolist() for n in (4, 1)] for store_ids in (store.src_ids, store.tgt_ids)
+    )
     assert store.report.messages() == ["skipped, blank source: 1 (line 6)"]
     assert store.licence == ("CC0",)
     assert isinstance(store.lengths().base, np.ndarray)
@@ -53,14 +63,16 @@ def test_what_is_read_back_is_what_was_written(corpus: CorpusFiles, tmp_path: Pa
             store.src_ids(outside)
 
 
-def test_it_is_built_once_and_anew_when_anything_differs(corpus: CorpusFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_built_once_and_anew_when_anything_differs(
+    corpus: CorpusFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     built = []
     write = module._write
     monkeypatch.setattr(module, "_write", lambda *arguments: built.append(1) or write(*arguments))
     pair = tokenizers(corpus)
 
-    def build(config: DataConfig = DataConfig(), **settings: bool) -> int:
-        build_store(corpus, pair, config, tmp_path / "stores", **settings)
+    def build(config: DataConfig | None = None, **settings: bool) -> int:
+        build_store(corpus, pair, config or DataConfig(), tmp_path / "stores", **settings)
         return len(built)
 
     assert [build(), build()] == [1, 1]
@@ -90,7 +102,7 @@ def test_pairs_over_the_limits_are_skipped_in_training_only(corpus: CorpusFiles,
     assert len(store) == store.report.pairs == 4
     assert [store.line(number) for number in range(4)] == [1, 2, 3, 5]
     assert len(build_store(corpus, pair, limits, tmp_path / "stores", training=False)) == 5
-    with pytest.raises(UserError, match="no pair within data.max_src_length = 1 and data.max_tgt_length = 1 tokens"):
+    with pytest.raises(UserError, match=r"no pair within data.max_src_length = 1 and data.max_tgt_length = 1 tokens"):
         build_store(corpus, pair, DataConfig(max_src_length=1, max_tgt_length=1), tmp_path / "stores")
 
 
@@ -104,7 +116,9 @@ def test_a_build_that_fails_leaves_nothing(corpus: CorpusFiles, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("call", ["os.rename", "os.fsync"])
-def test_a_fault_of_the_disk_is_the_machines(corpus: CorpusFiles, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_the_disk_is_the_machines(
+    corpus: CorpusFiles, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -124,7 +138,11 @@ def test_a_half_built_or_damaged_store_is_never_used(corpus: CorpusFiles, tmp_pa
     store = build_store(corpus, pair, DataConfig(), folder)
     whole = {path.name: path.read_bytes() for path in store.folder.iterdir()}
     for name, data in whole.items():
-        for damaged in (None, data[:-2], data.replace(b'"pairs": 5', b'"pairs": 4') if name == "store.json" else data + b"x"):
+        for damaged in (
+            None,
+            data[:-2],
+            data.replace(b'"pairs": 5', b'"pairs": 4') if name == "store.json" else data + b"x",
+        ):
             if damaged is None:
                 (store.folder / name).unlink()
             else:
@@ -146,7 +164,9 @@ def test_what_a_killed_build_left_is_swept_away_but_not_a_running_one(corpus: Co
     assert sorted(path.name for path in folder.iterdir()) == [".building-alive-2", store.folder.name]
 
 
-def test_two_processes_may_build_the_same_store(corpus: CorpusFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_may_build_the_same_store(
+    corpus: CorpusFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair, folder = tokenizers(corpus), tmp_path / "stores"
     rename = os.rename
 

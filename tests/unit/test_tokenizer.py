@@ -1,8 +1,10 @@
 """Tokenizers: trained with a seed, saved without pickle, silent, bounded in time."""
 
+import ast
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +20,11 @@ from itda.text import vocabulary
 from itda.text.sampling import sample_lattice, word_lattice
 from itda.text.tokenizer import TokenizerPair, load_tokenizers, train_tokenizers
 
-PAIRS = [("a dog runs on the beach", "ein Hund läuft am Strand"), ("two dogs", "zwei Hunde"), ("the dog", "der Hund")] * 5
+PAIRS = [
+    ("a dog runs on the beach", "ein Hund läuft am Strand"),
+    ("two dogs", "zwei Hunde"),
+    ("the dog", "der Hund"),
+] * 5
 
 
 def train(pairs=PAIRS, seed: int = 1, **settings: object) -> TokenizerPair:
@@ -48,7 +54,10 @@ def test_saved_and_loaded_it_is_the_same(settings: dict, tmp_path: Path) -> None
 
 def test_another_setting_is_another_fingerprint() -> None:
     prints = [train(**settings).fingerprint() for settings in KINDS]
-    prints += [train(kind="characters", normalization="nfd").fingerprint(), train(vocab_size=330, sampling=0.1).fingerprint()]
+    prints += [
+        train(kind="characters", normalization="nfd").fingerprint(),
+        train(vocab_size=330, sampling=0.1).fingerprint(),
+    ]
     assert len(set(prints)) == len(prints)
 
 
@@ -71,12 +80,14 @@ def test_too_little_text_lowers_the_vocabulary_with_a_notice() -> None:
     for model in ("bpe", "unigram"):
         pair = train([("a", "b")] * 200, model=model, joint=False)
         assert len(pair.notices) == 2
-        assert f"tokenizer.vocab_size is 8000; the text of the source fills only {pair.src.vocab_size}" in pair.notices[0]
+        assert (
+            f"tokenizer.vocab_size is 8000; the text of the source fills only {pair.src.vocab_size}" in pair.notices[0]
+        )
     assert train(kind="characters").notices == ()
 
 
 def test_a_vocabulary_below_what_the_characters_need_is_refused() -> None:
-    with pytest.raises(UserError, match="tokenizer.vocab_size is 100; it must be 283 or more"):
+    with pytest.raises(UserError, match=r"tokenizer.vocab_size is 100; it must be 283 or more"):
         train(vocab_size=100)
     with pytest.raises(UserError, match="no pairs"):
         train([])
@@ -117,14 +128,25 @@ def test_unknown_words_are_replaced_where_a_text_is_given() -> None:
 
 
 def test_words_keep_marks_and_joiners_inside() -> None:
-    assert vocabulary.split_words("हिन्दी  cafe\u0301,x\n(no)") == [" हिन्दी", " ", " cafe\u0301", ",", "x", "\n", "(", "no", ")"]
+    assert vocabulary.split_words("हिन्दी  cafe\u0301,x\n(no)") == [
+        " हिन्दी",
+        " ",
+        " cafe\u0301",
+        ",",
+        "x",
+        "\n",
+        "(",
+        "no",
+        ")",
+    ]
 
 
 def test_special_ids_are_those_of_the_batch() -> None:
-    from itda import batch
-
-    names = ("PAD", "UNK", "BOS", "EOS", "SPECIALS")
-    assert [getattr(vocabulary, name) for name in names] == [getattr(batch, name) for name in names]
+    source = Path(vocabulary.__file__).parents[1].joinpath("batch.py").read_text(encoding="utf-8")  # it imports torch
+    for names in ("PAD, UNK, BOS, EOS", "SPECIALS"):
+        value = re.search(rf"^{names} = (.+)$", source, re.MULTILINE)
+        found = [getattr(vocabulary, name) for name in names.split(", ")]
+        assert ast.literal_eval(value[1]) == (tuple(found) if len(found) > 1 else found[0])
 
 
 def test_sampling_is_the_same_in_every_process() -> None:
@@ -153,8 +175,9 @@ def test_sampling_is_the_same_in_every_process() -> None:
 def test_sampling_varies_and_prefers_what_is_probable() -> None:
     for model in ("bpe", "unigram"):
         tokenizer = train(model=model, sampling=0.3).src
-        drawn = {tuple(tokenizer.sample("the dog runs", random.Random(seed))) for seed in range(50)}
-        assert len(drawn) > 10
+        drawn = Counter(tuple(tokenizer.sample("the dog", random.Random(seed))) for seed in range(300))
+        assert len(drawn) > 3
+        assert drawn.most_common(1)[0][0] == tuple(tokenizer.encode("the dog"))
 
 
 def test_unigram_draws_follow_the_powers_of_the_probabilities() -> None:
