@@ -68,8 +68,8 @@ def readable(text: str) -> str:
 
 
 def labels(tokens: Iterable[str]) -> list[str]:
-    """Turn tokens into axis labels: readable, and spaces made visible where there is nothing else to see."""
-    return [readable(token.replace(" ", "␣") if not token.strip(" ") else token) for token in tokens]
+    """Turn tokens into axis labels: readable, spaces (sentencepiece writes ▁) made visible."""
+    return [readable(token.replace(" ", "␣").replace("▁", "␣")) for token in tokens]
 
 
 def require_hangul() -> None:

@@ -1,13 +1,14 @@
 """Dates in many written forms, Korean and English, with their ISO form and gold alignment.
 
 Every form names its parts without ambiguity: in digits alone the year comes first, and any other order has its
-month in letters ("3/5/2024" is no form). Two-digit years mean 1950-2049: 50-99 is 19xx, 00-49 is 20xx. Weekdays
-are the true ones. The *date* decides the split, so that no form of a test date is ever seen in training.
+month in letters ("3/5/2024" is no form). Years are 1600-2099; those of two digits mean 1950-2049: 50-99 is 19xx,
+00-49 is 20xx. Weekdays are the true ones. The *date* decides the split, so that no form of a test date is ever seen
+in training.
 
 Gold alignment, in characters:
 - a digit (or a Sino-Korean numeral) that states an ISO digit is its sure link, and its only possible one, but that
-  the place word behind a numeral (백 in 구백) is possible, and so are the crossed links within a century in digits:
-  it is 19 or 20, so that either of its characters tells both;
+  the place word behind a numeral (백 in 구백) is possible, and so is the second digit of a year for the first, which
+  it tells too (16 to 20);
 - the name of a month states both digits together: each letter is possible for each of the two, none is sure;
 - a digit that is inferred (the leading zero of "5", the century of "24", the zeros of 이천오), a hyphen, a weekday
   and punctuation have no links: nothing in the source states the one, nothing in the target states the other.
@@ -35,7 +36,8 @@ from itda.data.synthetic.numerals import (
     whole_year,
 )
 
-FIRST, LAST = date(1950, 1, 1), date(2049, 12, 31)
+FIRST, LAST = date(1600, 1, 1), date(2099, 12, 31)
+SHORT_YEARS = range(1950, 2050)
 
 FORMS = (
     "{Y}년 {m}월 {d}일",
@@ -95,6 +97,7 @@ def _pieces(form: str) -> tuple[str, ...]:
 
 def write_date(day: date, form: str) -> Example:
     """Write `day` in one of the forms, with its ISO form and the links between the two."""
+    assert "{y}" not in form or day.year in SHORT_YEARS, f"{day} cannot be written with a year of two digits"
     src, sure, possible = "", set(), set()
     for number, piece in enumerate(_pieces(form)):
         if number % 2 == 0:
@@ -117,16 +120,23 @@ def dates_of(split: str) -> tuple[date, ...]:
     return tuple(day for day in days if split_of(day.isoformat()) == split)
 
 
+@cache
+def _writable(form: str, split: str) -> tuple[date, ...]:
+    """List the dates of a split that the form can write."""
+    return tuple(day for day in dates_of(split) if "{y}" not in form or day.year in SHORT_YEARS)
+
+
 def _draw(random: Random, split: str) -> Example:
-    days = dates_of(split)
-    return write_date(days[random.randrange(len(days))], FORMS[random.randrange(len(FORMS))])
+    form = FORMS[random.randrange(len(FORMS))]
+    days = _writable(form, split)
+    return write_date(days[random.randrange(len(days))], form)
 
 
 DATES = Generator(
     help="dates in 24 Korean and English forms -> ISO (2024-03-05); aligned",
     pairs={"train": 20000, "valid": 500, "test": 1000},
-    # Two forms may coincide ("May" is its own abbreviation); half of forms x dates is always there to be drawn.
-    capacity={"train": 300_000, "valid": 30_000, "test": 30_000},
+    # At most half of what there is (two forms may coincide: "May" is its own abbreviation), so that drawing ends soon.
+    capacity={"train": 1_000_000, "valid": 100_000, "test": 100_000},
     draw=_draw,
     about=(__doc__ or "") + "\nForms, written for 2024-03-05:\n\n"
     + "\n".join(f"    {write_date(date(2024, 3, 5), form).src}" for form in FORMS) + "\n",

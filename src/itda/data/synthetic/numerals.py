@@ -31,8 +31,8 @@ def in_digits(text: str, width: int) -> Written:
 
 
 def whole_year(value: int) -> Written:
-    """Align a year in four digits; of a century that is 19 or 20, either character states both digits."""
-    return Written(f"{value}", in_digits(f"{value}", 4).sure, frozenset({(0, 1), (1, 0)}))
+    """Align a year in four digits; where years are 1600 to 2099, the second digit tells the first as well."""
+    return Written(f"{value}", in_digits(f"{value}", 4).sure, frozenset({(1, 0)}))
 
 
 def ordinal(value: int) -> Written:
