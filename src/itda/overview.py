@@ -11,6 +11,7 @@ from itda.config import Config, parse
 from itda.errors import ItdaError
 from itda.run import FACTS, RunFolder
 
+SHOWN = ("status", "stopped", "update", "minutes", "parameters", "best", "final")
 NO_DIFFERENCE = ("name", "about", "format")
 
 
@@ -25,7 +26,7 @@ class RunSummary:
 
     def as_json(self) -> dict[str, Any]:
         """Give the facts that a listing shows."""
-        shown = {key: self.facts.get(key) for key in ("status", "update", "minutes", "best")}
+        shown = {key: self.facts.get(key) for key in SHOWN}
         return {"run": str(self.path), **shown, "problem": self.problem or None}
 
 

@@ -57,9 +57,9 @@ def show(found: list[RunSummary], differing: dict[str, list[Any]]) -> None:
 
 def best_text(best: Any) -> str:
     """Write the best validation in a few words."""
-    if isinstance(best, dict):
-        return " ".join(f"{key} {cell(value)}" for key, value in best.items())
-    return cell(best)
+    if not isinstance(best, dict) or best.get("value") is None:
+        return "-"
+    return f"{best['metric']} {cell(best['value'])} at update {best['update']}"
 
 
 def cell(value: Any) -> str:
