@@ -37,10 +37,11 @@ class Keep:
     last: int = 3
     average: int = 1
     best: int | None = None
+    off_schedule: frozenset[int] = frozenset()  # of interruptions: they go with the next save
 
     def kept(self, steps: Collection[int], newest: int) -> set[int]:
         """Return which of the steps stay once `newest` is safe; later ones were found damaged and are replaced."""
-        past = sorted(step for step in steps if step <= newest)
+        past = sorted(step for step in steps if step <= newest and step not in self.off_schedule - {newest})
         return set(past[-max(self.last, self.average, 1) :]) | {step for step in past if step == self.best}
 
 

@@ -91,13 +91,17 @@ class Work:
     save: Callable[[Standing], None]
     device: torch.device
     started: float  # time.monotonic() of the moment that the budget in minutes counts from
+    interrupted: Callable[[], bool] = lambda: False
 
 
 HIGHER_IS_BETTER = {"token_accuracy", "bleu", "chrf", "exact_match"}
 
 
 def train(work: Work, standing: Standing) -> Iterator[UpdateReport | ValidationReport]:
-    """Train from `standing` until the budget is used or patience is lost; saves after each validation."""
+    """Train from `standing` until the budget is used, patience is lost or somebody interrupts; saves after validations.
+
+    An interrupted training has an empty `standing.stopped`: it can go on as if nothing had happened.
+    """
     config = work.config
     clock = Clock(work.started, standing.seconds)
     if standing.stopped:
@@ -113,7 +117,9 @@ def train(work: Work, standing: Standing) -> Iterator[UpdateReport | ValidationR
             standing.stopped = used_up or _patience_lost(config, standing)
             yield validation
             work.save(standing)
-        if standing.stopped:
+        elif work.interrupted():
+            work.save(standing)
+        if standing.stopped or work.interrupted():
             return
 
 

@@ -1,0 +1,248 @@
+"""Seq2Seq: text in, text out. A trained model with its tokenizers, and all that one asks of it."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from itda.batch import EOS, SPECIALS, UNK, Batch, pad_tokens, pad_vectors, token_batch
+from itda.build import build_model
+from itda.config import Config, DecodeConfig, parse, read_text
+from itda.decode.history import Found
+from itda.decode.search import beam_search
+from itda.errors import UserError
+from itda.nn.encoder_decoder import EncoderDecoder
+from itda.run import RunFolder
+from itda.text.tokenizer import TokenizerPair, load_tokenizers
+
+BATCH = 64  # sentences decoded together, unless the caller says otherwise
+CHUNK = 2048  # lines that a stream holds: sorted by length within, given back in order
+EOS_NAME = SPECIALS[EOS]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One output. `score` is the length-normalised log-probability that it was chosen by, `log_prob` its sum in nats.
+
+    `alignment` links each output token to the source token with the largest alpha, as (source, target) positions
+    without eos; empty where the model has no attention. `attention` is alpha itself, (tokens + eos) x (source
+    tokens + eos). `n_best` holds all hypotheses of the search, this one first; `notice` says what was cut.
+    """
+
+    text: str
+    score: float
+    log_prob: float
+    tokens: tuple[str, ...]
+    src_tokens: tuple[str, ...]
+    token_log_probs: tuple[float, ...] = ()
+    attention: Float[ndarray, "tgt src"] | None = None
+    n_best: tuple[Hypothesis, ...] = ()
+    notice: str = ""
+
+    @property
+    def alignment(self) -> list[tuple[int, int]]:
+        """Hard links (source position, target position)."""
+        if self.attention is None or not self.src_tokens:
+            return []
+        rows = self.attention[: len(self.tokens), : len(self.src_tokens)]
+        return [(int(row.argmax()), position) for position, row in enumerate(rows)]
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """The likelihood of a given target under teacher forcing; eos counts as a token. `nll` in nats."""
+
+    nll: float
+    tokens: int
+    correct: int
+    token_log_probs: tuple[float, ...]
+
+    @property
+    def log_prob(self) -> float:
+        """log p(target | source), in nats."""
+        return -self.nll
+
+
+@dataclass
+class Seq2Seq:
+    """A model ready for use. The model is switched to evaluation whenever it is asked something."""
+
+    config: Config
+    model: EncoderDecoder
+    tokenizers: TokenizerPair | None = None
+    path: Path | None = None
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Seq2Seq:
+        """Open a run folder; nothing in it is unpickled, and a damaged file is an error that names it."""
+        run = RunFolder.open(Path(path))
+        config = parse(read_text(run.config_path), source=str(run.config_path))
+        tokenizers = None
+        if config.data.kind == "text":
+            run.verify("tokenizer")
+            tokenizers = load_tokenizers(run.tokenizer_path)
+        sizes = (tokenizers.src.vocab_size, tokenizers.tgt.vocab_size) if tokenizers else (0, 0)
+        model = build_model(config, *sizes)
+        run.load_weights(model)
+        return cls(config, model.to(device).eval(), tokenizers, run.path, torch.device(device))
+
+    def generate(self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **settings: object) -> list[Hypothesis]:
+        """Write the best output for each text, in order; `settings` are those of [decode], such as beam_size=5.
+
+        A blank text gives a blank output. A text over the recipe's max_src_length is cut, with a warning.
+        """
+        if isinstance(texts, str):
+            raise UserError("generate takes a list of texts, got one text; write generate([text]).")
+        found = list(self.stream(texts, n_best=n_best, batch_size=batch_size, **settings))
+        for hypothesis in found:
+            if hypothesis.notice:
+                warnings.warn(hypothesis.notice, stacklevel=2)
+        return found
+
+    def stream(
+        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, chunk: int = CHUNK, **settings: object
+    ) -> Iterator[Hypothesis]:
+        """Generate lazily with bounded memory: CHUNK lines are read, decoded in batches of similar length, given back in order."""
+        decode = decode_settings(self.config.decode, settings)
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be 1 or more.")
+        lines = enumerate(texts, start=1)
+        while held := list(itertools.islice(lines, chunk)):
+            yield from self._decode_chunk(held, decode, n_best, batch_size)
+
+    def _decode_chunk(self, lines: list[tuple[int, str]], decode: DecodeConfig, n_best: int, batch_size: int) -> list[Hypothesis]:
+        tokenizer, limit = self._tokenizers().src, self.config.data.max_src_length
+        encoded = [tokenizer.encode(text) if text.strip() else [] for _, text in lines]
+        notices = [
+            f"line {number}: the source has {len(ids)} tokens and was cut to {limit} (data.max_src_length)" if len(ids) > limit else ""
+            for (number, _), ids in zip(lines, encoded)
+        ]
+        encoded = [ids[:limit] for ids in encoded]
+        answers = [Hypothesis("", 0.0, 0.0, (), ())] * len(lines)
+        order = sorted((place for place, ids in enumerate(encoded) if ids), key=lambda place: len(encoded[place]))
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            found = self._search([encoded[place] for place in places], decode, n_best)
+            for place, candidates in zip(places, found):
+                surfaces = tokenizer.surfaces(lines[place][1])[:limit]
+                many = tuple(self._hypothesis(one, encoded[place], surfaces, decode.replace_unknown) for one in candidates)
+                answers[place] = replace(many[0], n_best=many, notice=notices[place])
+        return answers
+
+    @torch.inference_mode()
+    def _search(self, sources: list[list[int]], decode: DecodeConfig, n_best: int) -> list[list[Found]]:
+        side = pad_tokens([[*ids, EOS] for ids in sources]).to(self.device)
+        lengths = torch.tensor([len(ids) for ids in sources])
+        limits = (lengths * decode.max_length_ratio).long() + decode.max_length_extra
+        model = self.model.eval()
+        return beam_search(
+            model.decoder,
+            model.head,
+            model.encode(side),
+            beam_size=max(decode.beam_size, n_best),
+            max_lengths=limits,
+            n_best=n_best,
+            length_penalty=decode.length_penalty,
+            weights=True,
+        )
+
+    def _hypothesis(self, found: Found, src_ids: list[int], surfaces: list[str], replace_unknown: bool) -> Hypothesis:
+        tokenizers = self._tokenizers()
+        unknown = {}
+        if replace_unknown and found.weights is not None:
+            targets = [position for position, token in enumerate(found.ids) if token == UNK]
+            unknown = {position: surfaces[int(found.weights[position, : len(src_ids)].argmax())] for position in targets}
+        return Hypothesis(
+            text=tokenizers.tgt.decode(found.ids, unknown),
+            score=found.score,
+            log_prob=found.log_prob,
+            tokens=tuple(tokenizers.tgt.pieces(found.ids)),
+            src_tokens=tuple(tokenizers.src.pieces(src_ids)),
+            token_log_probs=tuple(found.token_log_probs),
+            attention=found.weights,
+        )
+
+    @torch.inference_mode()
+    def score(self, pairs: Iterable[tuple[str, str]], *, batch_size: int = BATCH) -> list[PairScore]:
+        """Give log p(target | source) of each pair under teacher forcing, with eos; nothing is cut."""
+        tokenizers = self._tokenizers()
+        encoded = [(tokenizers.src.encode(src), tokenizers.tgt.encode(tgt)) for src, tgt in pairs]
+        scores: list[PairScore | None] = [None] * len(encoded)
+        order = sorted(range(len(encoded)), key=lambda place: (len(encoded[place][1]), len(encoded[place][0])))
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            batch = token_batch([encoded[p][0] for p in places], [encoded[p][1] for p in places])
+            for place, one in zip(places, self.score_batch(batch)):
+                scores[place] = one
+        return [one for one in scores if one is not None]
+
+    @torch.inference_mode()
+    def score_batch(self, batch: Batch) -> list[PairScore]:
+        """The same for a collated batch, row by row."""
+        batch = batch.to(self.device)
+        nll, correct = self.model.eval().scores(batch)
+        lengths = batch.tgt_out.mask.sum(1).tolist()
+        rows = zip(nll.double().cpu(), correct.cpu(), lengths)
+        return [PairScore(float(n[:k].sum()), k, int(c[:k].sum()), tuple((-n[:k]).tolist())) for n, c, k in rows]
+
+    @torch.inference_mode()
+    def attention(self, src: str, tgt: str) -> Hypothesis:
+        """The attention over `src` while `tgt` is forced, as a `Hypothesis` whose text is `tgt`."""
+        tokenizers = self._tokenizers()
+        src_ids, tgt_ids = tokenizers.src.encode(src), tokenizers.tgt.encode(tgt)
+        batch = token_batch([src_ids], [tgt_ids]).to(self.device)
+        decoded = self.model.eval()(batch, weights=True)
+        score = self.score_batch(batch)[0]
+        penalty = float(score.tokens) ** self.config.decode.length_penalty
+        return Hypothesis(
+            tgt,
+            score.log_prob / penalty,
+            score.log_prob,
+            tuple(tokenizers.tgt.pieces(tgt_ids)),
+            tuple(tokenizers.src.pieces(src_ids)),
+            score.token_log_probs,
+            decoded.weights[0].cpu().numpy() if decoded.weights is not None else None,
+        )
+
+    @torch.inference_mode()
+    def predict(self, series: Sequence[Tensor] | Tensor, length: int) -> Float[Tensor, "batch length dim"]:
+        """Predict `length` vectors for each real-valued source, each fed back as the next input (no teacher forcing)."""
+        if self.config.data.kind != "vectors":
+            raise UserError("predict is for data.kind = vectors; this model reads text: use generate.")
+        src = pad_vectors([torch.as_tensor(values) for values in series])
+        if src.values.shape[2] != self.config.data.src_dim:
+            raise UserError(f"a source has {src.values.shape[2]} numbers a position; this model reads data.src_dim = {self.config.data.src_dim}.")
+        model = self.model.eval()
+        memory = model.encode(src.to(self.device))
+        state = model.decoder.start(memory)
+        previous = memory.states.new_zeros(len(memory.mask), self.config.data.tgt_dim)
+        outputs = []
+        for _ in range(length):
+            decoded, state = model.decoder.step(previous, state)
+            previous = model.head.predict(decoded, memory)[:, 0]
+            outputs.append(previous)
+        return torch.stack(outputs, dim=1)
+
+    def _tokenizers(self) -> TokenizerPair:
+        if self.tokenizers is None:
+            raise UserError("this model reads real-valued sequences (data.kind = vectors), not text; use predict.")
+        return self.tokenizers
+
+
+def decode_settings(config: DecodeConfig, settings: dict[str, object]) -> DecodeConfig:
+    """The [decode] section with some settings replaced; None leaves a setting as it is."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    unknown = sorted(set(given) - set(vars(config)))
+    if unknown:
+        raise UserError(f"unknown decode setting '{unknown[0]}'; there are {', '.join(vars(config))}.")
+    return replace(config, **given)  # type: ignore[arg-type]

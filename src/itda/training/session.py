@@ -1,0 +1,248 @@
+"""A training session: from a recipe and a run folder to the loop, and from its end to a finished run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itda import config as recipes
+from itda.build import build_model
+from itda.config import Config
+from itda.data.catalog import locate
+from itda.data.corpus import read_pairs
+from itda.data.plan import Plan, plan_for
+from itda.data.store import Store, build_store
+from itda.data.vectors import VectorPairs, load_vectors
+from itda.errors import UserError
+from itda.run import MetricsLog, RunFolder
+from itda.seq2seq import Seq2Seq
+from itda.text.tokenizer import TokenizerPair, load_tokenizers, train_tokenizers
+from itda.training import checkpoint
+from itda.training.dataset import Dataset, text_dataset, vector_dataset
+from itda.training.loop import HIGHER_IS_BETTER, Standing, UpdateReport, ValidationReport, Work, train
+from itda.training.objective import make_objective
+from itda.training.validation import DECODED_METRICS, decoded_metrics, likelihood_metrics
+
+Report = UpdateReport | ValidationReport
+BUDGET = ("updates", "epochs", "minutes")
+
+
+@dataclass
+class Session:
+    """A training that is ready to go on from where its run folder stands."""
+
+    run: RunFolder
+    config: Config
+    seq2seq: Seq2Seq
+    dataset: Dataset
+    optimizer: torch.optim.Optimizer
+    standing: Standing
+    log: MetricsLog
+    valid_pairs: list[tuple[str, str]]
+    started: float
+    notices: list[str] = field(default_factory=list)
+    interrupted: Callable[[], bool] = lambda: False
+    off_schedule: set[int] = field(default_factory=set)  # checkpoints of interruptions
+    ended: float = 0.0  # when the loop ended: what follows counts as time too
+
+    def reports(self) -> Iterator[Report]:
+        """Run the loop; every report is in metrics.jsonl before it is handed on."""
+        config = self.config.train
+        work = Work(
+            config=config,
+            model=self.seq2seq.model,
+            optimizer=self.optimizer,
+            objective=make_objective(config),
+            epoch_updates=self.dataset.update,
+            updates_in=self.dataset.plan.updates_per_epoch,
+            validate=self.validate,
+            save=self.save,
+            device=self.seq2seq.device,
+            started=self.started,
+            interrupted=self.interrupted,
+        )
+        for report in train(work, self.standing):
+            kind = "update" if isinstance(report, UpdateReport) else "validation"
+            self.log.append({"kind": kind, **asdict(report)})
+            yield report
+        self.ended = time.monotonic()
+
+    def validate(self) -> dict[str, float]:
+        """All metrics that the recipe asks for."""
+        metrics = likelihood_metrics(self.seq2seq, self.dataset.validation())
+        if self.valid_pairs and self.config.train.metric in DECODED_METRICS:
+            metrics |= decoded_metrics(self.seq2seq, self.valid_pairs)
+        return metrics
+
+    def save(self, standing: Standing) -> None:
+        """Write a checkpoint, then note in run.json how far training is."""
+        old, self.off_schedule = self.off_schedule, set() if standing.step in standing.validated else {standing.step}
+        state = standing.to_json() | {"metrics_bytes": self.log.sync(), "off_schedule": sorted(self.off_schedule)}
+        best = standing.best_step or None
+        keep = checkpoint.Keep(self.config.train.keep, self.config.train.average, best, frozenset(old))
+        model = self.seq2seq.model.state_dict()
+        checkpoint.save(self.run.checkpoints, standing.step, model, self.optimizer, state, keep)
+        self.run.update(status="training", update=standing.step, best=self.best(), minutes=standing.seconds / 60)
+
+    def best(self) -> dict[str, Any]:
+        """The watched metric at its best, and when that was."""
+        standing, name = self.standing, self.config.train.metric
+        return {"metric": name, "value": standing.best_metric, "update": standing.best_step, "higher_is_better": name in HIGHER_IS_BETTER}
+
+    def finish(self) -> None:
+        """Choose the final weights (averaged, or the best), measure them, and write them into the run folder."""
+        standing, folder = self.standing, self.run.checkpoints
+        last = standing.validated[-self.config.train.average :]
+        if self.config.train.average > 1:
+            weights = checkpoint.average([folder / f"{step:08d}" for step in last])
+        else:
+            weights = checkpoint.read(folder / f"{standing.best_step or standing.step:08d}").weights()
+        self.seq2seq.model.load_state_dict(weights)
+        self.run.finish(
+            self.seq2seq.model.state_dict(),
+            update=standing.step,
+            epoch=standing.epoch + standing.position / self.dataset.plan.updates_per_epoch(standing.epoch),
+            stopped=standing.stopped,
+            averaged=last if self.config.train.average > 1 else [standing.best_step or standing.step],
+            best=self.best(),
+            final=self.validate(),
+            minutes=(standing.seconds + time.monotonic() - self.ended) / 60,
+        )
+
+    def close(self) -> None:
+        """Release the run folder."""
+        self.log.close()
+        self.run.close()
+
+
+def open_session(
+    config: Config, path: Path, *, resume: bool = False, overwrite: bool = False, device: torch.device | str = "cpu"
+) -> Session:
+    """Prepare a session: data, tokenizers, stores, model, optimizer and what the last checkpoint holds."""
+    started = time.monotonic()
+    device = torch.device(device)
+    run = RunFolder.resume(path) if resume else RunFolder.create(path, overwrite)
+    try:
+        return _prepare(run, config, device, started)
+    except BaseException:
+        run.close()
+        raise
+
+
+def _prepare(run: RunFolder, config: Config, device: torch.device, started: float) -> Session:
+    notices: list[str] = []
+    longer = _write_config(run, config)
+    if config.data.kind == "text":
+        tokenizers, dataset, valid_pairs, facts = _text(run, config, notices)
+        sizes = tokenizers.src.vocab_size, tokenizers.tgt.vocab_size
+    else:
+        tokenizers, sizes, valid_pairs = None, (0, 0), []
+        dataset, facts = _vectors(config)
+    _same_data(run, facts)
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, *sizes).to(device)
+    optimizer = make_optimizer(config, model)
+    standing, length, off_schedule = Standing(), 0, set[int]()
+    saved = checkpoint.load_latest(run.checkpoints)
+    if saved is not None:
+        notices += saved.notices
+        saved.load_model(model)
+        saved.load_optimizer(optimizer)
+        state = dict(saved.state)
+        length, off_schedule = state.pop("metrics_bytes"), set(state.pop("off_schedule"))
+        standing = Standing(**state)
+        if longer:
+            standing.stopped = ""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    run.update(status="training", name=config.name, parameters=parameters, threads=torch.get_num_threads(), device=str(device), **facts)
+    seq2seq = Seq2Seq(config, model, tokenizers, run.path, device)
+    log = MetricsLog(run.metrics_path, length)
+    return Session(run, config, seq2seq, dataset, optimizer, standing, log, valid_pairs, started, notices, off_schedule=off_schedule)
+
+
+def make_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Adam or AdamW over all parameters."""
+    train = config.train
+    kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
+    decay = train.weight_decay if train.optimizer == "adamw" else 0.0
+    return kind(model.parameters(), lr=train.learning_rate, betas=(train.beta1, train.beta2), weight_decay=decay, fused=True)
+
+
+def _write_config(run: RunFolder, config: Config) -> bool:
+    """Write config.toml, or hold the recipe against the one there; say whether the budget has changed."""
+    if not run.has("config.toml"):
+        run.write_config(recipes.dumps(config))
+        return False
+    old = recipes.parse(recipes.read_text(run.config_path), source=str(run.config_path))
+    budget = {name: getattr(old.train, name) for name in BUDGET}
+    same_budget = replace(config, train=replace(config.train, **budget))
+    if same_budget != old:
+        before, now = recipes.dumps(old).splitlines(), recipes.dumps(same_budget).splitlines()
+        changed = next(line for line in now if line not in before)
+        raise UserError(f"{run.path} was begun with another recipe (now {changed}); only the budget may change with --resume: use the same recipe, or another --run folder.")
+    if config == old:
+        return False
+    run.write_config(recipes.dumps(config))
+    return True
+
+
+def _text(run: RunFolder, config: Config, notices: list[str]) -> tuple[TokenizerPair, Dataset, list[tuple[str, str]], dict[str, Any]]:
+    data = config.data
+    files = locate(data.train, seed=data.seed, pairs=data.pairs)
+    if files.kind == "stdin":
+        raise UserError("data.train is -, and training reads its pairs more than once; write them into a file first.")
+    if run.has("tokenizer"):
+        run.verify("tokenizer")
+        tokenizers = load_tokenizers(run.tokenizer_path)
+    else:
+        pairs = lambda: ((pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap))  # noqa: E731
+        tokenizers = train_tokenizers(config.tokenizer, pairs, config.train.seed)
+        notices += tokenizers.notices
+        with run.writing("tokenizer"):
+            tokenizers.save(run.tokenizer_path)
+    store = build_store(files, tokenizers, data, cache_folder() / "stores")
+    notices += [f"{data.train}: {message}" for message in store.report.messages()]
+    facts = {"train": _facts_of(data.train, store)}
+    valid, valid_pairs = None, []
+    if data.valid:
+        valid = build_store(locate(data.valid, seed=data.seed), tokenizers, data, cache_folder() / "stores", training=False)
+        notices += [f"{data.valid}: {message}" for message in valid.report.messages()]
+        facts["valid"] = _facts_of(data.valid, valid)
+        wanted = min(len(valid), config.train.metric_sentences)
+        valid_pairs = [(valid.src_text(n), valid.tgt_text(n)) for n in range(wanted)]
+    plan = plan_for(store, tokenizers, config.train.batch, config.train.batch_unit, config.train.accumulate, config.train.seed)
+    facts["train"]["padding"] = plan.padding()
+    return tokenizers, text_dataset(store, valid, plan), valid_pairs, {"data": facts}
+
+
+def _facts_of(name: str, store: Store) -> dict[str, Any]:
+    return {"name": name, "pairs": len(store), "sha256": sorted(store.inputs.values()), "licence": list(store.licence)}
+
+
+def _vectors(config: Config) -> tuple[Dataset, dict[str, Any]]:
+    pairs = load_vectors(config.data.train, config.data)
+    valid = load_vectors(config.data.valid, config.data) if config.data.valid else None
+    plan = Plan(pairs.lengths(), config.train.batch, "sentences", config.train.accumulate, config.train.seed)
+    named: list[tuple[str, str, VectorPairs | None]] = [("train", config.data.train, pairs), ("valid", config.data.valid, valid)]
+    facts = {split: {"name": name, "pairs": len(data), "sha256": [data.sha256()]} for split, name, data in named if data}
+    return vector_dataset(pairs, valid, plan), {"data": facts}
+
+
+def _same_data(run: RunFolder, facts: dict[str, Any]) -> None:
+    """Refuse to go on with a run whose data have changed."""
+    for split, now in facts["data"].items():
+        before = run.facts.get("data", {}).get(split)
+        if before and before["sha256"] != now["sha256"]:
+            raise UserError(f"{now['name']} is not what {run.path} was begun with (its checksum has changed); put the old data back, or begin anew with --overwrite.")
+
+
+def cache_folder() -> Path:
+    """Where stores are kept: ITDA_CACHE, or the user's cache folder."""
+    named = os.environ.get("ITDA_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "itda"
