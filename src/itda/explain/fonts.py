@@ -46,7 +46,7 @@ def drawing(*texts: str) -> Iterator[None]:
 def families(text: str) -> tuple[str, ...]:
     """Name the fonts to try for each character of `text`, first choice first."""
     names = list(_first_choices())
-    missing = {char for char in set(text) if not any(_has(_path(name), char) for name in names)}
+    missing = {char for char in text if not any(_has(_path(name), char) for name in names)}
     for name, path in _system_fonts() if missing else ():
         found = {char for char in missing if _has(path, char)}
         if found and name not in names:
@@ -109,10 +109,15 @@ def _path(family: str) -> str:
 
 @cache
 def _system_fonts() -> tuple[tuple[str, str], ...]:
+    """List the upright regular fonts that matplotlib has found; for the others it would complain when asked."""
     from matplotlib import font_manager
 
-    entries = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist}
-    return tuple((name, _path(name)) for name in sorted(entries) if not name.startswith(BOXES))
+    regular = {
+        entry.name: entry.fname
+        for entry in font_manager.fontManager.ttflist
+        if entry.style == "normal" and entry.weight in (400, "normal", "regular") and not entry.name.startswith(BOXES)
+    }
+    return tuple(sorted(regular.items()))
 
 
 @cache
