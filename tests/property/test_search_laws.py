@@ -16,7 +16,7 @@ from itda.config import AttentionConfig, Config, DecoderConfig, EncoderConfig, M
 from itda.decode.search import Found, beam_search
 from itda.nn.interface import Decoded, Decoder, Head, Memory, State
 
-few = settings(deadline=None, max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+few = settings(deadline=None, max_examples=10, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 seeds = st.integers(0, 2**20)
 CPU = torch.device("cpu")
 
