@@ -94,6 +94,17 @@ def test_what_is_skipped_is_counted_by_line(tmp_path: Path) -> None:
     assert report.messages() == ["skipped, blank target: 30 (lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ...)"]
 
 
+def test_blank_lines_of_one_side_shift_nothing(tmp_path: Path) -> None:
+    files = both_sides(tmp_path, "a\n\nc\nd\n\n", "A\nB\n \nD\n\n")
+    pairs, report = read(files)
+    assert pairs == [(1, "a", "A"), (4, "d", "D")]
+    assert report.messages() == [
+        "skipped, blank source: 1 (line 2)",
+        "skipped, blank target: 1 (line 3)",
+        "skipped, both sides blank: 1 (line 5)",
+    ]
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_unequal_files_name_both_and_both_counts(tmp_path: Path, swapped: bool) -> None:
     texts = ["a\nb\nc\nd\n", "x\ny"]

@@ -93,10 +93,10 @@ def test_swapped_sides(corpus: CorpusFiles, tmp_path: Path) -> None:
 
 def test_pairs_over_the_limits_are_skipped_in_training_only(corpus: CorpusFiles, tmp_path: Path) -> None:
     pair = tokenizers(corpus, kind="characters")
-    limits = DataConfig(max_src_length=10, max_tgt_length=9)
+    limits = DataConfig(max_src_length=18, max_tgt_length=9)
     store = build_store(corpus, pair, limits, tmp_path / "stores")
     assert store.report.messages() == [
-        "skipped, source over 10 tokens: 1 (line 4)",
+        "skipped, source over 18 tokens: 1 (line 4)",
         "skipped, blank source: 1 (line 6)",
     ]
     assert len(store) == store.report.pairs == 4
