@@ -1,1 +1,38 @@
-"""itda: sequence-to-sequence models."""
+"""itda (잇다): sequence-to-sequence models. The public names; each is loaded when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from itda.errors import ItdaError as ItdaError
+    from itda.errors import UserError as UserError
+    from itda.seq2seq import Hypothesis as Hypothesis
+    from itda.seq2seq import Seq2Seq as Seq2Seq
+    from itda.training.entry import fit as fit
+    from itda.training.entry import load as load
+    from itda.training.entry import train as train
+
+__version__ = "0.1.0"
+
+PLACES = {
+    "train": "itda.training.entry",
+    "fit": "itda.training.entry",
+    "load": "itda.training.entry",
+    "Seq2Seq": "itda.seq2seq",
+    "Hypothesis": "itda.seq2seq",
+    "ItdaError": "itda.errors",
+    "UserError": "itda.errors",
+}
+__all__ = ["Hypothesis", "ItdaError", "Seq2Seq", "UserError", "__version__", "fit", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module 'itda' has no attribute '{name}'")
+    return getattr(import_module(PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -81,7 +81,9 @@ def pad_tokens(sentences: Sequence[Sequence[int]]) -> Tokens:
 def pad_vectors(series: Sequence[Float[Tensor, "length dim"]]) -> Vectors:
     """Pad real-valued sequences on the right with zeros into one `Vectors`."""
     lengths = torch.tensor([len(values) for values in series])
-    values = torch.nn.utils.rnn.pad_sequence([torch.as_tensor(v, dtype=torch.float32) for v in series], batch_first=True)
+    values = torch.nn.utils.rnn.pad_sequence(
+        [torch.as_tensor(v, dtype=torch.float32) for v in series], batch_first=True
+    )
     return Vectors(values, torch.arange(values.shape[1]) < lengths[:, None])
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
@@ -96,7 +95,9 @@ class Seq2Seq:
         run.load_weights(model)
         return cls(config, model.to(device).eval(), tokenizers, run.path, torch.device(device))
 
-    def generate(self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **settings: object) -> list[Hypothesis]:
+    def generate(
+        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **settings: object
+    ) -> list[Hypothesis]:
         """Write the best output for each text, in order; `settings` are those of [decode], such as beam_size=5.
 
         A blank text gives a blank output. A text over the recipe's max_src_length is cut, with a warning.
@@ -120,11 +121,15 @@ class Seq2Seq:
         while held := list(itertools.islice(lines, chunk)):
             yield from self._decode_chunk(held, decode, n_best, batch_size)
 
-    def _decode_chunk(self, lines: list[tuple[int, str]], decode: DecodeConfig, n_best: int, batch_size: int) -> list[Hypothesis]:
+    def _decode_chunk(
+        self, lines: list[tuple[int, str]], decode: DecodeConfig, n_best: int, batch_size: int
+    ) -> list[Hypothesis]:
         tokenizer, limit = self._tokenizers().src, self.config.data.max_src_length
         encoded = [tokenizer.encode(text) if text.strip() else [] for _, text in lines]
         notices = [
-            f"line {number}: the source has {len(ids)} tokens and was cut to {limit} (data.max_src_length)" if len(ids) > limit else ""
+            f"line {number}: the source has {len(ids)} tokens and was cut to {limit} (data.max_src_length)"
+            if len(ids) > limit
+            else ""
             for (number, _), ids in zip(lines, encoded)
         ]
         encoded = [ids[:limit] for ids in encoded]
@@ -135,7 +140,9 @@ class Seq2Seq:
             found = self._search([encoded[place] for place in places], decode, n_best)
             for place, candidates in zip(places, found):
                 surfaces = tokenizer.surfaces(lines[place][1])[:limit]
-                many = tuple(self._hypothesis(one, encoded[place], surfaces, decode.replace_unknown) for one in candidates)
+                many = tuple(
+                    self._hypothesis(one, encoded[place], surfaces, decode.replace_unknown) for one in candidates
+                )
                 answers[place] = replace(many[0], n_best=many, notice=notices[place])
         return answers
 
@@ -161,7 +168,9 @@ class Seq2Seq:
         unknown = {}
         if replace_unknown and found.weights is not None:
             targets = [position for position, token in enumerate(found.ids) if token == UNK]
-            unknown = {position: surfaces[int(found.weights[position, : len(src_ids)].argmax())] for position in targets}
+            unknown = {
+                position: surfaces[int(found.weights[position, : len(src_ids)].argmax())] for position in targets
+            }
         return Hypothesis(
             text=tokenizers.tgt.decode(found.ids, unknown),
             score=found.score,
@@ -221,7 +230,9 @@ class Seq2Seq:
             raise UserError("predict is for data.kind = vectors; this model reads text: use generate.")
         src = pad_vectors([torch.as_tensor(values) for values in series])
         if src.values.shape[2] != self.config.data.src_dim:
-            raise UserError(f"a source has {src.values.shape[2]} numbers a position; this model reads data.src_dim = {self.config.data.src_dim}.")
+            raise UserError(
+                f"a source has {src.values.shape[2]} numbers a position; this model reads data.src_dim = {self.config.data.src_dim}."
+            )
         model = self.model.eval()
         memory = model.encode(src.to(self.device))
         state = model.decoder.start(memory)

@@ -132,7 +132,9 @@ class TeacherForcingConfig:
         choices=("constant", "linear", "inverse-sigmoid", "exponential"),
     )
     granularity: str = setting(
-        "token", "one coin for each token, or one for each sequence", choices=("token", "sequence")
+        "token",
+        "one coin for each token, for each sequence, or for each step of the whole batch (the lecture)",
+        choices=("token", "sequence", "step"),
     )
     form: str = setting(
         "exact", "exact: step by step; parallel: two passes, quicker, an approximation", choices=("exact", "parallel")

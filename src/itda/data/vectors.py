@@ -53,25 +53,35 @@ def load_vectors(name: str, config: DataConfig) -> VectorPairs:
         raise UserError(f"{name} makes no vectors; for data.kind = vectors name make:normal or a file.npz.")
     path = Path(name)
     if not path.is_file():
-        raise UserError(f"there is no file {path}; data.kind = vectors takes an .npz file with the arrays src and tgt, or make:normal.")
+        raise UserError(
+            f"there is no file {path}; data.kind = vectors takes an .npz file with the arrays src and tgt, or make:normal."
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            sides = [_side(path, dict(arrays), side, dim) for side, dim in (("src", config.src_dim), ("tgt", config.tgt_dim))]
+            sides = [
+                _side(path, dict(arrays), side, dim) for side, dim in (("src", config.src_dim), ("tgt", config.tgt_dim))
+            ]
     except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path} cannot be read as .npz ({error}); save it with numpy.savez(path, src=..., tgt=...).") from None
+        raise UserError(
+            f"{path} cannot be read as .npz ({error}); save it with numpy.savez(path, src=..., tgt=...)."
+        ) from None
     return check_vectors(VectorPairs(*sides), str(path))
 
 
 def check_vectors(pairs: VectorPairs, name: str) -> VectorPairs:
     """Refuse unequal numbers of sources and targets, nothing at all, and numbers that are not finite."""
     if len(pairs.src) != len(pairs.tgt):
-        raise UserError(f"{name} has {len(pairs.src)} sources and {len(pairs.tgt)} targets; each source needs its target.")
+        raise UserError(
+            f"{name} has {len(pairs.src)} sources and {len(pairs.tgt)} targets; each source needs its target."
+        )
     if not len(pairs):
         raise UserError(f"{name} has no pair; give at least one.")
     for side, series in (("src", pairs.src), ("tgt", pairs.tgt)):
         for number, values in enumerate(series):
             if not len(values) or not np.isfinite(values).all():
-                raise UserError(f"{name}: {side} {number} is empty or holds NaN or infinity; every position must be finite numbers.")
+                raise UserError(
+                    f"{name}: {side} {number} is empty or holds NaN or infinity; every position must be finite numbers."
+                )
     return pairs
 
 
@@ -80,7 +90,9 @@ def _side(path: Path, arrays: dict[str, npt.NDArray[np.float32]], side: str, dim
         raise UserError(f"{path} has no array {side}; it has {', '.join(arrays) or 'none'}.")
     values = np.asarray(arrays[side], dtype=np.float32)
     if values.ndim != 3 or values.shape[2] != dim:
-        raise UserError(f"{path}: {side} has shape {values.shape}; it must be (pairs, length, {dim}), with data.{side}_dim = {dim}.")
+        raise UserError(
+            f"{path}: {side} has shape {values.shape}; it must be (pairs, length, {dim}), with data.{side}_dim = {dim}."
+        )
     lengths = np.asarray(arrays.get(f"{side}_lengths", np.full(len(values), values.shape[1])), dtype=np.int64)
     if lengths.shape != (len(values),) or (lengths < 1).any() or (lengths > values.shape[1]).any():
         raise UserError(f"{path}: {side}_lengths must be {len(values)} numbers from 1 to {values.shape[1]}.")

@@ -153,6 +153,11 @@ def _notes(script: str, hypotheses: Sequence[str], metrics: Sequence[Metric], fo
         notes.append(
             f"Fewer than {FEW_SENTENCES} sentences ({len(hypotheses)}): an interval from so few is too narrow to trust."
         )
+    if found["exact_match"].score == 1.0:
+        notes.append(
+            f"Every sentence is right, so no resampling shows a doubt; by the rule of three a true share of "
+            f"{max(0.0, 1 - 3 / len(hypotheses)):.3f} would still do so once in twenty times."
+        )
     for name, values in found.items():
         if values.score is None:
             notes.append(f"{name} is infinite, or has nothing to divide by: no number stands for it.")

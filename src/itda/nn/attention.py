@@ -28,7 +28,9 @@ class Attention(nn.Module, ABC):
         """What the score needs of h_i, computed once a sentence."""
 
     @abstractmethod
-    def scores(self, query: Float[Tensor, "sentences queries dim"], keys: Float[Tensor, "sentences src key"]) -> Weights:
+    def scores(
+        self, query: Float[Tensor, "sentences queries dim"], keys: Float[Tensor, "sentences src key"]
+    ) -> Weights:
         """e_{t,i}, before masking."""
 
     def forward(

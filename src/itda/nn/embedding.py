@@ -8,16 +8,19 @@ from torch import Tensor, nn
 
 
 class TokenEmbedding(nn.Module):
-    """Looks up a vector for each token id; the row of PAD stays zero and gets no gradient."""
+    """Looks up a vector for each token id; the row of PAD stays zero and gets no gradient.
 
-    def __init__(self, vocab_size: int, dim: int, pad: int) -> None:
+    A table that is shared with the output layer starts small (see `build`); `scale` brings what is read to unit size.
+    """
+
+    def __init__(self, vocab_size: int, dim: int, pad: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.scale = dim, scale
         self.table = nn.Embedding(vocab_size, dim, padding_idx=pad)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) ids to (..., dim) features."""
-        return self.table(ids)
+        return self.table(ids) * self.scale
 
 
 class VectorEmbedding(nn.Module):

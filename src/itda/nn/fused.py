@@ -15,7 +15,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Computes the gradient together with the loss, chunk by chunk, so that no logits are kept for backward."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         allowed = torch.isfinite(bias)
         number = allowed.sum()
         if smoothing:  # the mean logit of a row is its product with the mean column

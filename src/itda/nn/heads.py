@@ -17,7 +17,9 @@ class SoftmaxHead(Head):
     PAD and BOS can never follow, so they are outside the distribution: their probability is 0.
     """
 
-    def __init__(self, dim: int, vocab_size: int, label_smoothing: float = 0.0, weight: nn.Parameter | None = None) -> None:
+    def __init__(
+        self, dim: int, vocab_size: int, label_smoothing: float = 0.0, weight: nn.Parameter | None = None
+    ) -> None:
         super().__init__()
         self.vocab_size, self.label_smoothing = vocab_size, label_smoothing
         self.weight = weight if weight is not None else nn.Parameter(torch.empty(vocab_size, dim))
@@ -35,7 +37,9 @@ class SoftmaxHead(Head):
         return Sums(nll, objective, target.mask.sum())
 
     @torch.no_grad()
-    def scores(self, decoded: Decoded, target: Side, memory: Memory) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
+    def scores(
+        self, decoded: Decoded, target: Side, memory: Memory
+    ) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
         """The nll of each target token and whether it was the most probable one; 0 and False on padding."""
         assert isinstance(target, Tokens), "a softmax head needs token targets"
         nll = torch.zeros(target.ids.shape, dtype=decoded.features.dtype, device=target.ids.device)
@@ -53,7 +57,9 @@ class SoftmaxHead(Head):
         """The most probable token."""
         return (nn.functional.linear(decoded.features, self.weight, self.bias) + self.never).argmax(-1)
 
-    def log_probs(self, decoded: Decoded, memory: Memory, candidates: Int[Tensor, " candidates"] | None = None) -> Float[Tensor, "rows tgt vocab"]:
+    def log_probs(
+        self, decoded: Decoded, memory: Memory, candidates: Int[Tensor, " candidates"] | None = None
+    ) -> Float[Tensor, "rows tgt vocab"]:
         """Log-probabilities, normalised over `candidates` only where they are given."""
         return self._log_softmax(decoded.features, candidates)
 
@@ -81,7 +87,9 @@ class VectorHead(Head):
         return Sums(errors, errors, target.mask.sum())
 
     @torch.no_grad()
-    def scores(self, decoded: Decoded, target: Side, memory: Memory) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
+    def scores(
+        self, decoded: Decoded, target: Side, memory: Memory
+    ) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
         """The squared error of each position; a vector is never 'correct', so the second answer is False."""
         return self._errors(decoded, target) * target.mask, torch.zeros_like(target.mask)
 

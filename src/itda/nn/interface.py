@@ -139,13 +139,17 @@ class Head(nn.Module, ABC):
         """Sum nll and objective over real target positions."""
 
     @abstractmethod
-    def scores(self, decoded: Decoded, target: Side, memory: Memory) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
+    def scores(
+        self, decoded: Decoded, target: Side, memory: Memory
+    ) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
         """The nll of each target position (0 on padding), and whether the target was the first choice there."""
 
     @abstractmethod
     def predict(self, decoded: Decoded, memory: Memory) -> Tensor:
         """The best next value: (rows, tgt) ids, or (rows, tgt, dim) vectors (differentiable)."""
 
-    def log_probs(self, decoded: Decoded, memory: Memory, candidates: Int[Tensor, " candidates"] | None = None) -> Float[Tensor, "rows tgt vocab"]:
+    def log_probs(
+        self, decoded: Decoded, memory: Memory, candidates: Int[Tensor, " candidates"] | None = None
+    ) -> Float[Tensor, "rows tgt vocab"]:
         """Normalised log-probabilities, over `candidates` only where they are given; only for discrete heads."""
         raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")

@@ -117,7 +117,9 @@ class RecurrentEncoder(Encoder):
     its last real position, so that no state depends on padding.
     """
 
-    def __init__(self, embed: Embedder, cell: str, dim: int, num_layers: int, bidirectional: bool, dropout: SequenceDropout) -> None:
+    def __init__(
+        self, embed: Embedder, cell: str, dim: int, num_layers: int, bidirectional: bool, dropout: SequenceDropout
+    ) -> None:
         super().__init__()
         self.embed, self.dim, self.dropout = embed, dim, dropout
         self.cell_dim = dim // (2 if bidirectional else 1)

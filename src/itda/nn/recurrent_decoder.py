@@ -1,8 +1,8 @@
 """Recurrent decoders, one class for each way to use attention.
 
-    PlainDecoder      s_t = f(s_{t-1}, y_{t-1})            the whole source in one fixed-length vector, s_0
-    BahdanauDecoder   s_t = f(s_{t-1}, y_{t-1}, c_t)       c_t from the query s_{t-1}
-    LuongDecoder      s_t = f(s_{t-1}, y_{t-1} [, feed])   c_t from the query s_t
+PlainDecoder      s_t = f(s_{t-1}, y_{t-1})            the whole source in one fixed-length vector, s_0
+BahdanauDecoder   s_t = f(s_{t-1}, y_{t-1}, c_t)       c_t from the query s_{t-1}
+LuongDecoder      s_t = f(s_{t-1}, y_{t-1} [, feed])   c_t from the query s_t
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class Readout(nn.Module):
 class PlainDecoder(Decoder):
     """Encoder-decoder without attention (Sutskever et al. 2014, arXiv 1409.3215)."""
 
-    def __init__(self, embed: Embedder, stack: Stack, bridge: Bridge, readout: Readout | None, dropout: SequenceDropout) -> None:
+    def __init__(
+        self, embed: Embedder, stack: Stack, bridge: Bridge, readout: Readout | None, dropout: SequenceDropout
+    ) -> None:
         super().__init__()
         self.embed, self.stack, self.bridge, self.readout, self.dropout = embed, stack, bridge, readout, dropout
         self.dim = readout.map.out_features if readout else stack.dim
@@ -97,7 +99,9 @@ class PlainDecoder(Decoder):
 
     def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
         """All positions at once, by torch's own kernel."""
-        return self._decoded(self.stack.sequence(self.dropout(self.embed(tgt_in.values)), self.bridge(memory), tgt_in.mask))
+        return self._decoded(
+            self.stack.sequence(self.dropout(self.embed(tgt_in.values)), self.bridge(memory), tgt_in.mask)
+        )
 
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """s_t = f(s_{t-1}, y_{t-1})."""
@@ -116,7 +120,15 @@ class BahdanauDecoder(Decoder):
     computed for all positions before the loop over time, the readout for all positions after it.
     """
 
-    def __init__(self, embed: Embedder, stack: Stack, attention: Attention, bridge: Bridge, readout: Readout, dropout: SequenceDropout) -> None:
+    def __init__(
+        self,
+        embed: Embedder,
+        stack: Stack,
+        attention: Attention,
+        bridge: Bridge,
+        readout: Readout,
+        dropout: SequenceDropout,
+    ) -> None:
         super().__init__()
         self.embed, self.stack, self.attention, self.bridge = embed, stack, attention, bridge
         self.readout, self.dropout = readout, dropout
@@ -136,7 +148,9 @@ class BahdanauDecoder(Decoder):
             hidden.append(state.cache[-1][0])
             contexts.append(context)
             alphas.append(alpha)
-        return self._decoded(embedded, torch.stack(hidden, 1), torch.stack(contexts, 1), torch.stack(alphas, 1) if weights else None)
+        return self._decoded(
+            embedded, torch.stack(hidden, 1), torch.stack(contexts, 1), torch.stack(alphas, 1) if weights else None
+        )
 
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """One position."""
@@ -170,7 +184,14 @@ class LuongDecoder(Decoder):
     """
 
     def __init__(
-        self, embed: Embedder, stack: Stack, attention: Attention, bridge: Bridge, readout: Readout, dropout: SequenceDropout, input_feeding: bool
+        self,
+        embed: Embedder,
+        stack: Stack,
+        attention: Attention,
+        bridge: Bridge,
+        readout: Readout,
+        dropout: SequenceDropout,
+        input_feeding: bool,
     ) -> None:
         super().__init__()
         self.embed, self.stack, self.attention, self.bridge = embed, stack, attention, bridge

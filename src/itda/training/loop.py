@@ -215,9 +215,13 @@ def _validate(work: Work, standing: Standing, clock: Clock) -> ValidationReport:
     work.model.eval()
     metrics = work.validate()
     watched = metrics.get(config.metric)
-    best = watched is not None and math.isfinite(watched) and (
-        standing.best_metric is None
-        or (watched > standing.best_metric if config.metric in HIGHER_IS_BETTER else watched < standing.best_metric)
+    best = (
+        watched is not None
+        and math.isfinite(watched)
+        and (
+            standing.best_metric is None
+            or (watched > standing.best_metric if config.metric in HIGHER_IS_BETTER else watched < standing.best_metric)
+        )
     )
     if best or watched is None:
         standing.best_metric, standing.best_step, standing.worse, standing.plateau_worse = watched, standing.step, 0, 0

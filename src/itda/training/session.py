@@ -93,7 +93,12 @@ class Session:
     def best(self) -> dict[str, Any]:
         """The watched metric at its best, and when that was."""
         standing, name = self.standing, self.config.train.metric
-        return {"metric": name, "value": standing.best_metric, "update": standing.best_step, "higher_is_better": name in HIGHER_IS_BETTER}
+        return {
+            "metric": name,
+            "value": standing.best_metric,
+            "update": standing.best_step,
+            "higher_is_better": name in HIGHER_IS_BETTER,
+        }
 
     def finish(self) -> None:
         """Choose the final weights (averaged, or the best), measure them, and write them into the run folder."""
@@ -160,10 +165,29 @@ def _prepare(run: RunFolder, config: Config, device: torch.device, started: floa
         if longer:
             standing.stopped = ""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    run.update(status="training", name=config.name, parameters=parameters, threads=torch.get_num_threads(), device=str(device), **facts)
+    run.update(
+        status="training",
+        name=config.name,
+        parameters=parameters,
+        threads=torch.get_num_threads(),
+        device=str(device),
+        **facts,
+    )
     seq2seq = Seq2Seq(config, model, tokenizers, run.path, device)
     log = MetricsLog(run.metrics_path, length)
-    return Session(run, config, seq2seq, dataset, optimizer, standing, log, valid_pairs, started, notices, off_schedule=off_schedule)
+    return Session(
+        run,
+        config,
+        seq2seq,
+        dataset,
+        optimizer,
+        standing,
+        log,
+        valid_pairs,
+        started,
+        notices,
+        off_schedule=off_schedule,
+    )
 
 
 def make_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -171,7 +195,9 @@ def make_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optimi
     train = config.train
     kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
     decay = train.weight_decay if train.optimizer == "adamw" else 0.0
-    return kind(model.parameters(), lr=train.learning_rate, betas=(train.beta1, train.beta2), weight_decay=decay, fused=True)
+    return kind(
+        model.parameters(), lr=train.learning_rate, betas=(train.beta1, train.beta2), weight_decay=decay, fused=True
+    )
 
 
 def _write_config(run: RunFolder, config: Config) -> bool:
@@ -185,14 +211,18 @@ def _write_config(run: RunFolder, config: Config) -> bool:
     if same_budget != old:
         before, now = recipes.dumps(old).splitlines(), recipes.dumps(same_budget).splitlines()
         changed = next(line for line in now if line not in before)
-        raise UserError(f"{run.path} was begun with another recipe (now {changed}); only the budget may change with --resume: use the same recipe, or another --run folder.")
+        raise UserError(
+            f"{run.path} was begun with another recipe (now {changed}); only the budget may change with --resume: use the same recipe, or another --run folder."
+        )
     if config == old:
         return False
     run.write_config(recipes.dumps(config))
     return True
 
 
-def _text(run: RunFolder, config: Config, notices: list[str]) -> tuple[TokenizerPair, Dataset, list[tuple[str, str]], dict[str, Any]]:
+def _text(
+    run: RunFolder, config: Config, notices: list[str]
+) -> tuple[TokenizerPair, Dataset, list[tuple[str, str]], dict[str, Any]]:
     data = config.data
     files = locate(data.train, seed=data.seed, pairs=data.pairs)
     if files.kind == "stdin":
@@ -211,12 +241,16 @@ def _text(run: RunFolder, config: Config, notices: list[str]) -> tuple[Tokenizer
     facts = {"train": _facts_of(data.train, store)}
     valid, valid_pairs = None, []
     if data.valid:
-        valid = build_store(locate(data.valid, seed=data.seed), tokenizers, data, cache_folder() / "stores", training=False)
+        valid = build_store(
+            locate(data.valid, seed=data.seed), tokenizers, data, cache_folder() / "stores", training=False
+        )
         notices += [f"{data.valid}: {message}" for message in valid.report.messages()]
         facts["valid"] = _facts_of(data.valid, valid)
         wanted = min(len(valid), config.train.metric_sentences)
         valid_pairs = [(valid.src_text(n), valid.tgt_text(n)) for n in range(wanted)]
-    plan = plan_for(store, tokenizers, config.train.batch, config.train.batch_unit, config.train.accumulate, config.train.seed)
+    plan = plan_for(
+        store, tokenizers, config.train.batch, config.train.batch_unit, config.train.accumulate, config.train.seed
+    )
     facts["train"]["padding"] = plan.padding()
     return tokenizers, text_dataset(store, valid, plan), valid_pairs, {"data": facts}
 
@@ -229,8 +263,13 @@ def _vectors(config: Config) -> tuple[Dataset, dict[str, Any]]:
     pairs = load_vectors(config.data.train, config.data)
     valid = load_vectors(config.data.valid, config.data) if config.data.valid else None
     plan = Plan(pairs.lengths(), config.train.batch, "sentences", config.train.accumulate, config.train.seed)
-    named: list[tuple[str, str, VectorPairs | None]] = [("train", config.data.train, pairs), ("valid", config.data.valid, valid)]
-    facts = {split: {"name": name, "pairs": len(data), "sha256": [data.sha256()]} for split, name, data in named if data}
+    named: list[tuple[str, str, VectorPairs | None]] = [
+        ("train", config.data.train, pairs),
+        ("valid", config.data.valid, valid),
+    ]
+    facts = {
+        split: {"name": name, "pairs": len(data), "sha256": [data.sha256()]} for split, name, data in named if data
+    }
     return vector_dataset(pairs, valid, plan), {"data": facts}
 
 
@@ -239,7 +278,9 @@ def _same_data(run: RunFolder, facts: dict[str, Any]) -> None:
     for split, now in facts["data"].items():
         before = run.facts.get("data", {}).get(split)
         if before and before["sha256"] != now["sha256"]:
-            raise UserError(f"{now['name']} is not what {run.path} was begun with (its checksum has changed); put the old data back, or begin anew with --overwrite.")
+            raise UserError(
+                f"{now['name']} is not what {run.path} was begun with (its checksum has changed); put the old data back, or begin anew with --overwrite."
+            )
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,81 @@
+"""`itda evaluate`: how good is a run on pairs that it has not seen, and is another run better?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from itda.cli.options import Device, Json, Threads, apply_threads, choose_device
+from itda.cli.output import console, emit, say
+
+if TYPE_CHECKING:
+    from itda.evaluate.metrics import Likelihood
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    pairs: Annotated[
+        str, typer.Argument(help="FILE.tsv[.gz], SRC,TGT, NAME/SPLIT under ITDA_DATA, or make:NAME/SPLIT")
+    ],
+    compare: Annotated[
+        Path | None, typer.Option("--compare", help="Another run, for a paired significance test.")
+    ] = None,
+    beam: Annotated[int | None, typer.Option("--beam", min=1, help="Beam size; default: each recipe's own.")] = None,
+    tokenize: Annotated[
+        str | None, typer.Option("--tokenize", help="BLEU's tokenizer (sacrebleu): 13a, char, zh, none ...")
+    ] = None,
+    resamples: Annotated[int, typer.Option("--resamples", min=1, help="Bootstrap resamples.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 1,
+    threads: Threads = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Measure BLEU, chrF, TER, exact match, token accuracy, perplexity and bits per character, each with an interval."""
+    from itda.data.catalog import locate
+    from itda.data.corpus import ReadReport, read_pairs
+    from itda.evaluate.evaluation import evaluate as measure
+    from itda.evaluate.report import comparison_table, evaluation_tables
+    from itda.evaluate.significance import compare as test
+    from itda.seq2seq import Seq2Seq
+
+    apply_threads(threads)
+    model, report = Seq2Seq.load(run, choose_device(device)), ReadReport()
+    found = [(pair.src, pair.tgt) for pair in read_pairs(locate(pairs), swap=model.config.data.swap, report=report)]
+    for message in report.messages():
+        say(f"{pairs}: {message}")
+    sources, references = [src for src, _ in found], [tgt for _, tgt in found]
+    hypotheses, likelihood = outputs(run, found, beam, device)
+    settings = {"tokenize": tokenize, "resamples": resamples, "seed": seed}
+    result = measure(hypotheses, references, sources, likelihood=likelihood, **settings)  # type: ignore[arg-type]
+    answer = {"run": run, "pairs": pairs, "beam_size": beam or model.config.decode.beam_size, **result.to_json()}
+    tables = evaluation_tables(result)
+    if compare is not None:
+        others, other_likelihood = outputs(compare, found, beam, device)
+        comparison = test(
+            hypotheses, others, references, likelihood_a=likelihood, likelihood_b=other_likelihood, **settings
+        )  # type: ignore[arg-type]
+        answer["compare"] = {"run": compare, **comparison.to_json()}
+        tables.append(comparison_table(comparison, run.name, compare.name))
+    if json:
+        emit(answer)
+        return
+    for table in tables:
+        console().print(table)
+
+
+def outputs(run: Path, pairs: list[tuple[str, str]], beam: int | None, device: str) -> tuple[list[str], Likelihood]:
+    """What a run writes for the sources (no teacher forcing), and how likely it finds the references (with it)."""
+    from itda.evaluate.metrics import Likelihood
+    from itda.seq2seq import Seq2Seq
+
+    model, texts = Seq2Seq.load(run, choose_device(device)), []
+    for hypothesis in model.stream((src for src, _ in pairs), beam_size=beam):
+        if hypothesis.notice:
+            say(hypothesis.notice)
+        texts.append(hypothesis.text)
+    return texts, Likelihood.of(model.score(pairs), [tgt for _, tgt in pairs])

@@ -1,0 +1,52 @@
+"""`itda score`: how likely is each target, given its source?"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from itda.cli.options import Device, Json, Threads, apply_threads, choose_device
+from itda.cli.output import emit, say
+
+app = typer.Typer(add_completion=False)
+
+CHUNK = 2048  # pairs held at a time
+
+
+@app.command()
+def score(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    pairs: Annotated[
+        str, typer.Argument(help="FILE.tsv[.gz], SRC,TGT, NAME/SPLIT under ITDA_DATA, make:NAME/SPLIT, or -")
+    ],
+    threads: Threads = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Print log p(target | source) of each pair under teacher forcing: a number a line, or JSON Lines."""
+    from itda.data.catalog import locate
+    from itda.data.corpus import ReadReport, read_pairs
+    from itda.seq2seq import Seq2Seq
+
+    apply_threads(threads)
+    model = Seq2Seq.load(run, choose_device(device))
+    report = ReadReport()
+    stream = read_pairs(locate(pairs), swap=model.config.data.swap, report=report)
+    while chunk := list(itertools.islice(stream, CHUNK)):
+        for pair, one in zip(chunk, model.score((pair.src, pair.tgt) for pair in chunk), strict=True):
+            if json:
+                emit(
+                    {
+                        "line": pair.number,
+                        "log_prob": one.log_prob,
+                        "tokens": one.tokens,
+                        "token_log_probs": one.token_log_probs,
+                    }
+                )
+            else:
+                print(f"{one.log_prob:.4f}")
+    for message in report.messages():
+        say(f"{pairs}: {message}")

@@ -1,0 +1,136 @@
+"""`itda train`: a recipe to a run folder."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from itda.cli.options import Device, Json, Seed, Threads, apply_threads, choose_device
+from itda.cli.output import console, emit, say
+
+if TYPE_CHECKING:
+    from itda.training.session import Report, Session
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(context_settings={"ignore_unknown_options": False})
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe: a .toml file, or the name of one that itda ships.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Overrides, such as train.batch=32.", metavar="[KEY=VALUE]...")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="The run folder; default: runs/<recipe name>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run folder stands.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew in place of the run that is there.")
+    ] = False,
+    updates: Annotated[
+        int | None, typer.Option("--updates", min=1, help="Budget in updates, in place of the recipe's.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", min=0.0, help="Budget in epochs.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0.0, help="Budget in minutes of wall clock.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard files into the run folder.")
+    ] = False,
+    threads: Threads = None,
+    device: Device = "auto",
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Train a model. Ctrl-C saves, and --resume goes on as if nothing had happened."""
+    from itda import config as recipes
+    from itda.errors import UserError
+    from itda.training.session import open_session
+
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite removes it; give one of the two.")
+    apply_threads(threads)
+    overrides = [*(settings or []), *([f"train.seed={seed}"] if seed is not None else [])]
+    config = recipes.load(recipe, overrides, updates=updates, epochs=epochs, minutes=minutes)
+    for notice in recipes.notices(config):
+        say(notice)
+    path = run if run is not None else Path("runs") / config.name
+    session = open_session(config, path, resume=resume, overwrite=overwrite, device=choose_device(device))
+    stopped = follow(session, [writer(path)] if tensorboard else [])
+    if not stopped:
+        again = f"itda train {recipe} {' '.join(overrides)}".rstrip()
+        say(f"saved at update {session.standing.step}; go on with: {again} --run {path} --resume")
+        raise typer.Exit(130)
+    facts = session.run.facts
+    if json:
+        keys = ("update", "minutes", "best", "final", "stopped")
+        emit({"run": path, "updates": facts["update"], **{key: facts[key] for key in keys}})
+    else:
+        say(f"{facts['stopped']}; the run is in {path}")
+
+
+def follow(session: Session, watchers: list[Any]) -> bool:
+    """Show a session to its end; False where Ctrl-C ended it early (after saving)."""
+    from itda.training.entry import complete
+    from itda.training.report import Display
+
+    for notice in session.notices:
+        say(notice)
+    interruption = Interruption()
+    session.interrupted = lambda: interruption.wanted
+    with interruption, Display(console(), session.config.train.report_every) as display:
+
+        def show(report: Report) -> None:
+            display(report)
+            for watcher in watchers:
+                watcher(report)
+
+        complete(session, show)
+    return bool(session.standing.stopped)
+
+
+class Interruption:
+    """Remembers the first Ctrl-C, so that the update in progress ends well; a second one ends the process at once."""
+
+    wanted = False
+
+    def __enter__(self) -> None:
+        """Catch Ctrl-C."""
+        self.before = signal.signal(signal.SIGINT, self.catch)
+
+    def __exit__(self, *_: object) -> None:
+        """Give Ctrl-C back."""
+        signal.signal(signal.SIGINT, self.before)
+
+    def catch(self, number: int, frame: FrameType | None) -> None:
+        """Note it, and let the next one through."""
+        self.wanted = True
+        say("stopping after this update; Ctrl-C again stops at once, without saving")
+        signal.signal(signal.SIGINT, self.before)
+
+
+def writer(path: Path) -> Any:
+    """Return a function that writes each report as TensorBoard scalars."""
+    from itda.errors import UserError
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard needs the package tensorboard; install it: pip install 'itda[tensorboard]'"
+        ) from None
+    board = SummaryWriter(str(path / "tensorboard"))
+
+    def write(report: Report) -> None:
+        values = (
+            report.metrics
+            if hasattr(report, "metrics")
+            else {"loss": report.loss, "nll": report.nll, "learning_rate": report.learning_rate}
+        )
+        for name, value in values.items():
+            board.add_scalar(f"{'valid' if hasattr(report, 'metrics') else 'train'}/{name}", value, report.step)
+        board.flush()
+
+    return write

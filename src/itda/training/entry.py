@@ -1,0 +1,153 @@
+"""The public way in: train a recipe, fit a list of pairs, load a run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from itda import config as recipes
+from itda import durable
+from itda.config import Config
+from itda.errors import UserError
+from itda.seq2seq import Seq2Seq
+from itda.training.report import draw_curve
+from itda.training.session import Report, Session, cache_folder, open_session
+
+Show = Callable[[Session], Callable[[Report], None]]
+
+
+def load(run: str | Path, device: str = "cpu") -> Seq2Seq:
+    """Open a run folder for generating, scoring and looking inside."""
+    return Seq2Seq.load(run, device)
+
+
+def train(
+    recipe: str | Path | Config,
+    *overrides: str,
+    run: str | Path | None = None,
+    updates: int | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "cpu",
+    on_report: Callable[[Report], None] | None = None,
+) -> Seq2Seq:
+    """Train a recipe (a path, the name of one that itda ships, or a `Config`) and return the model, ready to use.
+
+    `overrides` are "key=value" strings; `updates`, `epochs` or `minutes` replace the recipe's whole budget. The run
+    folder is `run`, or runs/<recipe name>; the model's `path` says where. `on_report` sees every update and validation.
+    """
+    if isinstance(recipe, Config):
+        config = recipe
+        for assignment in overrides:
+            config = recipes.override(config, assignment)
+        config = recipes.validate(recipes.with_budget(config, updates=updates, epochs=epochs, minutes=minutes))
+    else:
+        config = recipes.load(recipe, overrides, updates=updates, epochs=epochs, minutes=minutes)
+    path = Path(run) if run is not None else Path("runs") / config.name
+    session = open_session(config, path, resume=resume, overwrite=overwrite, device=device)
+    return complete(session, on_report or (lambda report: None))
+
+
+def complete(session: Session, on_report: Callable[[Report], None]) -> Seq2Seq:
+    """Run a session to its end, or to its interruption; then the run has no final weights yet."""
+    try:
+        for report in session.reports():
+            on_report(report)
+        if session.standing.stopped:
+            session.finish()
+            draw_curve(session.run)
+        return session.seq2seq
+    finally:
+        session.close()
+
+
+def fit(
+    pairs: Iterable[tuple[Any, Any]],
+    *overrides: str,
+    valid: Iterable[tuple[Any, Any]] | None = None,
+    recipe: str | Path | None = None,
+    run: str | Path | None = None,
+    updates: int | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    **settings: Any,
+) -> Seq2Seq:
+    """Train on a list of (source, target) pairs: of texts, or of real-valued sequences (length, dim).
+
+    Without `valid`, every tenth pair (500 at most) is held out where there are 50 or more. The recipe is `fit` for text
+    and `lecture-vectors` for vectors, unless another is named; the run folder is runs/fit, runs/fit-2, ... unless named.
+    """
+    train_pairs = list(pairs)
+    if not train_pairs:
+        raise UserError("fit got no pairs; give at least one (source, target).")
+    held = [] if valid is None else list(valid)
+    vectors = not isinstance(train_pairs[0][0], str)
+    if valid is None and len(train_pairs) >= 50 and not vectors:
+        step = max(10, len(train_pairs) // 500)
+        held, train_pairs = train_pairs[::step], [pair for n, pair in enumerate(train_pairs) if n % step]
+    write = _write_vectors if vectors else _write_texts
+    config = recipes.load(
+        recipe or ("lecture-vectors" if vectors else "fit"), overrides, updates=updates, epochs=epochs, minutes=minutes
+    )
+    data = replace(config.data, train=write(train_pairs), valid=write(held) if held else "", test="")
+    if vectors:
+        src, tgt = (np.asarray(side) for side in train_pairs[0])
+        data = replace(data, src_dim=src.shape[-1], tgt_dim=tgt.shape[-1])
+    watched = config.train if held else replace(config.train, metric="loss", patience=0)
+    config = replace(config, data=data, train=watched)
+    return train(config, run=run if run is not None else _free(Path("runs"), "fit"), **settings)
+
+
+def _write_texts(pairs: Sequence[tuple[str, str]]) -> str:
+    """Write pairs into a file named after their content, so that the run can be resumed and its data checked."""
+    lines = []
+    for number, pair in enumerate(pairs):
+        if len(pair) != 2 or not all(isinstance(side, str) for side in pair):
+            raise UserError(f"pair {number} is not (source text, target text); every pair must be two strings.")
+        bad = next((mark for side in pair for mark in "\t\n" if mark in side), None)
+        if bad:
+            raise UserError(f"pair {number} holds {bad!r}, which separates pairs in a file; replace it by a space.")
+        lines.append(f"{pair[0]}\t{pair[1]}\n")
+    return _store("".join(lines).encode(), "tsv")
+
+
+def _write_vectors(pairs: Sequence[tuple[Any, Any]]) -> str:
+    sides = list(zip(*[[np.asarray(side, dtype=np.float32) for side in pair] for pair in pairs], strict=True))
+    arrays: dict[str, np.ndarray] = {}
+    for name, series in zip(("src", "tgt"), sides, strict=True):
+        if any(one.ndim != 2 or one.shape[1] != series[0].shape[1] for one in series):
+            raise UserError(
+                f"each {name} must have the shape (length, dim) with one dim for all; got {series[0].shape} first."
+            )
+        padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(one) for one in series], batch_first=True)
+        arrays |= {name: padded.numpy(), f"{name}_lengths": np.array([len(one) for one in series])}
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).hexdigest()
+    path = cache_folder() / "pairs" / f"{digest[:20]}.npz"
+    if not path.exists():
+        durable.make_folder(path.parent)
+        np.savez(path, **arrays)
+    return str(path)
+
+
+def _store(data: bytes, ending: str) -> str:
+    path = cache_folder() / "pairs" / f"{hashlib.sha256(data).hexdigest()[:20]}.{ending}"
+    if not path.exists():
+        durable.make_folder(path.parent)
+        durable.write_whole(path, data)
+    return str(path.resolve())
+
+
+def _free(folder: Path, name: str) -> Path:
+    number, path = 1, folder / name
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}"
+    return path
