@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from itda.config import TokenizerConfig
+from itda.durable import make_folder, write_whole
 from itda.errors import DamagedFileError, UserError
 from itda.text.normalize import FORMS, normalize
 from itda.text.subwords import SubwordTokenizer, open_subwords, train_subwords
@@ -89,10 +89,10 @@ class TokenizerPair:
 
     def save(self, folder: Path) -> None:
         """Write the tokenizers into `folder`, each file whole, the manifest with their checksums last."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for name, side in self._sides().items():
-            _write_whole(folder / _file_name(name, side), side.to_bytes())
-        _write_whole(folder / MANIFEST, (json.dumps(self._manifest(), indent=1) + "\n").encode())
+            write_whole(folder / _file_name(name, side), side.to_bytes())
+        write_whole(folder / MANIFEST, (json.dumps(self._manifest(), indent=1) + "\n").encode())
 
 
 def _file_name(name: str, side: Tokenizer) -> str:
@@ -103,15 +103,6 @@ def _describe(name: str, side: Tokenizer) -> dict[str, Any]:
     about = {"file": _file_name(name, side), "sha256": hashlib.sha256(side.to_bytes()).hexdigest()}
     about |= {"kind": side.kind, "normalization": side.normalization}
     return about | {"model": side.model, "sampling": side.sampling} if isinstance(side, SubwordTokenizer) else about
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def load_tokenizers(folder: Path) -> TokenizerPair:
