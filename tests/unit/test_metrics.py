@@ -314,6 +314,7 @@ def test_notes_warn_of_what_misleads():
     assert any("as if tokenised" in note for note in tokenised.notes)
     raw = evaluate(["a dog runs."] * 40, ["a dog runs."] * 40, tokenize="none")
     assert any("No hypothesis has four words" in note for note in raw.notes)
+    assert any("true share of 0.925" in note for note in raw.notes)
     assert any("Fewer than 30 sentences" in note for note in evaluate(["a"], ["a"]).notes)
 
 

@@ -161,6 +161,14 @@ def test_infinite_likelihoods_make_no_nan(nll):
         assert verdict(found["perplexity"], "a", "b") == "not comparable"
 
 
+def test_resamples_without_a_character_are_ties():
+    """Most draws hold no character, so both systems score infinity there: a tie, not a nan that no count sees."""
+    equal = Likelihood([2.0] * 5, [1] * 5, [2] * 5, [0, 0, 0, 0, 1])
+    found = compare(GOOD, BAD, REFERENCES, likelihood_a=equal, likelihood_b=equal)["bits_per_character"]
+    assert (found.difference, found.low, found.high) == (0.0, 0.0, 0.0)
+    assert (found.p_bootstrap, found.p_randomization) == (1.0, 1.0)
+
+
 def test_chunks_change_nothing(monkeypatch):
     metrics = text_metrics(GOOD, REFERENCES), text_metrics(BAD, REFERENCES)
     whole = randomized_differences(*metrics, 101, 1)
