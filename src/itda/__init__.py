@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from itda.training.entry import load as load
     from itda.training.entry import train as train
 
-__version__ = "0.1.0"
 
 PLACES = {
     "train": "itda.training.entry",
@@ -29,6 +28,8 @@ __all__ = ["Hypothesis", "ItdaError", "Seq2Seq", "UserError", "__version__", "fi
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("itda")
     if name not in PLACES:
         raise AttributeError(f"module 'itda' has no attribute '{name}'")
     return getattr(import_module(PLACES[name]), name)

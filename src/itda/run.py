@@ -13,6 +13,7 @@ import json
 import math
 import subprocess
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import itda
 from itda import durable, lock, weights
 from itda.errors import DamagedFileError, UserError
 
@@ -225,7 +225,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def provenance() -> dict[str, Any]:
     """Say which itda, which torch and which commit (None outside a checkout) are at work."""
-    return {"itda": getattr(itda, "__version__", None), "torch": torch.__version__, "commit": _commit()}
+    return {"itda": version("itda"), "torch": torch.__version__, "commit": _commit()}
 
 
 def _commit() -> str | None:

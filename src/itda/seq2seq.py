@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -96,7 +97,7 @@ class Seq2Seq:
         return cls(config, model.to(device).eval(), tokenizers, run.path, torch.device(device))
 
     def generate(
-        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **settings: object
+        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **settings: Any
     ) -> list[Hypothesis]:
         """Write the best output for each text, in order; `settings` are those of [decode], such as beam_size=5.
 
@@ -111,9 +112,9 @@ class Seq2Seq:
         return found
 
     def stream(
-        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, chunk: int = CHUNK, **settings: object
+        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, chunk: int = CHUNK, **settings: Any
     ) -> Iterator[Hypothesis]:
-        """Generate lazily with bounded memory: CHUNK lines are read, decoded in batches of similar length, given back in order."""
+        """Generate lazily: `chunk` lines are read, decoded in batches of similar length, and given back in order."""
         decode = decode_settings(self.config.decode, settings)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be 1 or more.")
@@ -130,7 +131,7 @@ class Seq2Seq:
             f"line {number}: the source has {len(ids)} tokens and was cut to {limit} (data.max_src_length)"
             if len(ids) > limit
             else ""
-            for (number, _), ids in zip(lines, encoded)
+            for (number, _), ids in zip(lines, encoded, strict=True)
         ]
         encoded = [ids[:limit] for ids in encoded]
         answers = [Hypothesis("", 0.0, 0.0, (), ())] * len(lines)
@@ -138,7 +139,7 @@ class Seq2Seq:
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             found = self._search([encoded[place] for place in places], decode, n_best)
-            for place, candidates in zip(places, found):
+            for place, candidates in zip(places, found, strict=True):
                 surfaces = tokenizer.surfaces(lines[place][1])[:limit]
                 many = tuple(
                     self._hypothesis(one, encoded[place], surfaces, decode.replace_unknown) for one in candidates
@@ -191,7 +192,7 @@ class Seq2Seq:
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             batch = token_batch([encoded[p][0] for p in places], [encoded[p][1] for p in places])
-            for place, one in zip(places, self.score_batch(batch)):
+            for place, one in zip(places, self.score_batch(batch), strict=True):
                 scores[place] = one
         return [one for one in scores if one is not None]
 
@@ -201,7 +202,7 @@ class Seq2Seq:
         batch = batch.to(self.device)
         nll, correct = self.model.eval().scores(batch)
         lengths = batch.tgt_out.mask.sum(1).tolist()
-        rows = zip(nll.double().cpu(), correct.cpu(), lengths)
+        rows = zip(nll.double().cpu(), correct.cpu(), lengths, strict=True)
         return [PairScore(float(n[:k].sum()), k, int(c[:k].sum()), tuple((-n[:k]).tolist())) for n, c, k in rows]
 
     @torch.inference_mode()
@@ -225,13 +226,14 @@ class Seq2Seq:
 
     @torch.inference_mode()
     def predict(self, series: Sequence[Tensor] | Tensor, length: int) -> Float[Tensor, "batch length dim"]:
-        """Predict `length` vectors for each real-valued source, each fed back as the next input (no teacher forcing)."""
+        """Predict `length` vectors for each source, each fed back as the next input: no teacher forcing."""
         if self.config.data.kind != "vectors":
             raise UserError("predict is for data.kind = vectors; this model reads text: use generate.")
         src = pad_vectors([torch.as_tensor(values) for values in series])
         if src.values.shape[2] != self.config.data.src_dim:
             raise UserError(
-                f"a source has {src.values.shape[2]} numbers a position; this model reads data.src_dim = {self.config.data.src_dim}."
+                f"a source has {src.values.shape[2]} numbers a position; "
+                f"this model reads data.src_dim = {self.config.data.src_dim}."
             )
         model = self.model.eval()
         memory = model.encode(src.to(self.device))
@@ -250,10 +252,10 @@ class Seq2Seq:
         return self.tokenizers
 
 
-def decode_settings(config: DecodeConfig, settings: dict[str, object]) -> DecodeConfig:
+def decode_settings(config: DecodeConfig, settings: dict[str, Any]) -> DecodeConfig:
     """The [decode] section with some settings replaced; None leaves a setting as it is."""
     given = {name: value for name, value in settings.items() if value is not None}
     unknown = sorted(set(given) - set(vars(config)))
     if unknown:
         raise UserError(f"unknown decode setting '{unknown[0]}'; there are {', '.join(vars(config))}.")
-    return replace(config, **given)  # type: ignore[arg-type]
+    return replace(config, **given)

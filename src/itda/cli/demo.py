@@ -60,13 +60,10 @@ def show(result: DemoResult, run: Path, seconds: float) -> None:
     from itda.seq2seq import EOS_NAME
 
     exact, aligned = result.exact_match, result.alignment
-    say(
-        f"\ntrained in {seconds:.0f} s; measured on {aligned.sentences} dates of which no written form was seen in training"
-    )
+    say(f"\ntrained in {seconds:.0f} s; measured on {aligned.sentences} dates that training has not seen in any form")
     say(f"  exact match           {exact.score or 0:.1%}  [{exact.low or 0:.1%}, {exact.high or 0:.1%}]")
-    say(
-        f"  alignment error rate  {aligned.error_rate:.3f}  [{aligned.low:.3f}, {aligned.high:.3f}]   (diagonal {aligned.diagonal:.3f}, uniform {aligned.uniform:.3f})\n"
-    )
+    baselines = f"(diagonal {aligned.diagonal:.3f}, uniform {aligned.uniform:.3f})"
+    say(f"  alignment error rate  {aligned.error_rate:.3f}  [{aligned.low:.3f}, {aligned.high:.3f}]   {baselines}\n")
     for text, hypothesis in result.examples:
         say(f"  {text}  ->  {hypothesis.text}")
     text, first = result.examples[0]
@@ -76,6 +73,5 @@ def show(result: DemoResult, run: Path, seconds: float) -> None:
     say(f"\nwrote {result.picture} and {run / 'learning-curve.png'}; the whole run is in {run}\n\nnext:")
     say(f'  itda explain {run} "the 5th of March 2024" --text    where it looks, on a date of yours')
     say(f'  echo "2031년 12월 25일" | itda generate {run}         use it')
-    say(
-        "  itda train reverse                                   another task; itda config explain says what a recipe may hold"
-    )
+    say("  itda train reverse                                   another task")
+    say("  itda config explain                                  what a recipe may hold")

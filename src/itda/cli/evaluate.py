@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,7 +35,7 @@ def evaluate(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Measure BLEU, chrF, TER, exact match, token accuracy, perplexity and bits per character, each with an interval."""
+    """Measure BLEU, chrF, TER, exact match, token accuracy, perplexity, bits per character, each with an interval."""
     from itda.data.catalog import locate
     from itda.data.corpus import ReadReport, read_pairs
     from itda.evaluate.evaluation import evaluate as measure
@@ -50,15 +50,15 @@ def evaluate(
         say(f"{pairs}: {message}")
     sources, references = [src for src, _ in found], [tgt for _, tgt in found]
     hypotheses, likelihood = outputs(run, found, beam, device)
-    settings = {"tokenize": tokenize, "resamples": resamples, "seed": seed}
-    result = measure(hypotheses, references, sources, likelihood=likelihood, **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"tokenize": tokenize, "resamples": resamples, "seed": seed}
+    result = measure(hypotheses, references, sources, likelihood=likelihood, **settings)
     answer = {"run": run, "pairs": pairs, "beam_size": beam or model.config.decode.beam_size, **result.to_json()}
     tables = evaluation_tables(result)
     if compare is not None:
         others, other_likelihood = outputs(compare, found, beam, device)
         comparison = test(
             hypotheses, others, references, likelihood_a=likelihood, likelihood_b=other_likelihood, **settings
-        )  # type: ignore[arg-type]
+        )
         answer["compare"] = {"run": compare, **comparison.to_json()}
         tables.append(comparison_table(comparison, run.name, compare.name))
     if json:

@@ -40,7 +40,8 @@ def explain(
     found = model.generate([text], beam_size=beam)[0] if target is None else model.attention(text, target)
     if found.attention is None:
         raise UserError(
-            f"{run} has no attention (model.decoder.kind = {model.config.model.decoder.kind}); there is nothing to draw."
+            f"{run} has no attention (model.decoder.kind = {model.config.model.decoder.kind}): nothing to draw; "
+            "explain a run whose decoder has one."
         )
     src_tokens, tgt_tokens = [*found.src_tokens, EOS_NAME], [*found.tokens, EOS_NAME]
     if terminal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,7 @@ def generate(
 
     apply_threads(threads)
     model = Seq2Seq.load(run, choose_device(device))
-    settings = {"beam_size": beam, "length_penalty": length_penalty, "replace_unknown": replace_unknown}
+    settings: dict[str, Any] = {"beam_size": beam, "length_penalty": length_penalty, "replace_unknown": replace_unknown}
     for hypothesis in model.stream(lines(file), n_best=n_best, batch_size=batch, **settings):
         if hypothesis.notice:
             say(hypothesis.notice)

@@ -54,7 +54,8 @@ def load_vectors(name: str, config: DataConfig) -> VectorPairs:
     path = Path(name)
     if not path.is_file():
         raise UserError(
-            f"there is no file {path}; data.kind = vectors takes an .npz file with the arrays src and tgt, or make:normal."
+            f"there is no file {path}; data.kind = vectors takes an .npz file with the arrays src and tgt, "
+            "or make:normal."
         )
     try:
         with np.load(path, allow_pickle=False) as arrays:

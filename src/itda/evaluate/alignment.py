@@ -130,7 +130,7 @@ class AlignmentScore:
     """Alignment error rate with a 95 % bootstrap interval over sentences, beside two baselines on the same gold.
 
     `precision` is the share of links that are possible, `recall` the share of sure links that were found (1 where
-    there are none); `diagonal` and `uniform` are error rates: of the diagonal, and what random choice is expected to get.
+    there are none); `diagonal` and `uniform` are the error rates of the diagonal and of random choice.
     """
 
     error_rate: float

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from itda.batch import BOS, PAD, Side, Tokens, Vectors
-from itda.nn.fused import linear_cross_entropy
+from itda.nn.fused import CHUNK, linear_cross_entropy
 from itda.nn.interface import Decoded, Head, Memory, Sums
 
 
@@ -46,7 +46,7 @@ class SoftmaxHead(Head):
         correct = torch.zeros_like(target.mask)
         parts_nll, parts_correct = [], []
         features, ids = decoded.features[target.mask], target.ids[target.mask]
-        for chunk, wanted in zip(features.split(512), ids.split(512)):
+        for chunk, wanted in zip(features.split(CHUNK), ids.split(CHUNK), strict=True):
             log_probs = self._log_softmax(chunk)
             parts_nll.append(-log_probs.gather(1, wanted[:, None]).squeeze(1))
             parts_correct.append(log_probs.argmax(1) == wanted)

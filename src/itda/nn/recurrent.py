@@ -140,7 +140,7 @@ class RecurrentEncoder(Encoder):
                 turned = reverse_sequences(values, src.mask)
                 turned, backward_final = cell.sequence(turned, first_state(cell, values), src.mask)
                 states = torch.cat([states, reverse_sequences(turned, src.mask)], dim=-1)
-                final = tuple(torch.cat(pair, dim=-1) for pair in zip(final, backward_final))
+                final = tuple(torch.cat(pair, dim=-1) for pair in zip(final, backward_final, strict=True))
             values = states
             summary.append(final)
         return Memory(values * src.mask[..., None], src.mask, tuple(summary))

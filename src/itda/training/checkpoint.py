@@ -5,7 +5,7 @@
                            state.json              everything else, as plain JSON, with the checksums of all three
 
 A checkpoint is written whole or not at all, and what is no longer needed goes only after the new one is safe.
-Nothing in it is code, and nothing is unpickled.
+Nothing in it is code: tensors are safetensors, the rest is JSON.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ def fit(
 ) -> Seq2Seq:
     """Train on a list of (source, target) pairs: of texts, or of real-valued sequences (length, dim).
 
-    Without `valid`, every tenth pair (500 at most) is held out where there are 50 or more. The recipe is `fit` for text
-    and `lecture-vectors` for vectors, unless another is named; the run folder is runs/fit, runs/fit-2, ... unless named.
+    Without `valid`, every tenth text pair (500 at most) is held out where there are 50 or more. Unless they are named,
+    the recipe is `fit` for text and `lecture-vectors` for vectors, and the run folder runs/fit, runs/fit-2, ...
     """
     train_pairs = list(pairs)
     if not train_pairs:
@@ -133,7 +133,7 @@ def _write_vectors(pairs: Sequence[tuple[Any, Any]]) -> str:
     path = cache_folder() / "pairs" / f"{digest[:20]}.npz"
     if not path.exists():
         durable.make_folder(path.parent)
-        np.savez(path, **arrays)
+        np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy means its own allow_pickle
     return str(path)
 
 

@@ -26,7 +26,7 @@ NAMES = {
 
 
 class Display:
-    """Shows progress: a live bar on a terminal, else a line every `report_every` updates; validations stay on screen."""
+    """Shows progress: a live bar on a terminal, else a line every `report_every` updates; validations stay."""
 
     def __init__(self, console: Console, report_every: int) -> None:
         """Begin to show; nothing is drawn before the first report."""

@@ -212,7 +212,8 @@ def _write_config(run: RunFolder, config: Config) -> bool:
         before, now = recipes.dumps(old).splitlines(), recipes.dumps(same_budget).splitlines()
         changed = next(line for line in now if line not in before)
         raise UserError(
-            f"{run.path} was begun with another recipe (now {changed}); only the budget may change with --resume: use the same recipe, or another --run folder."
+            f"{run.path} was begun with another recipe (now {changed}); only the budget may change with --resume: "
+            "use the same recipe, or another --run folder."
         )
     if config == old:
         return False
@@ -279,7 +280,8 @@ def _same_data(run: RunFolder, facts: dict[str, Any]) -> None:
         before = run.facts.get("data", {}).get(split)
         if before and before["sha256"] != now["sha256"]:
             raise UserError(
-                f"{now['name']} is not what {run.path} was begun with (its checksum has changed); put the old data back, or begin anew with --overwrite."
+                f"{now['name']} is not what {run.path} was begun with (its checksum has changed); "
+                "put the old data back, or begin anew with --overwrite."
             )
 
 
