@@ -1,11 +1,14 @@
-"""Each call of the system that a save makes fails once: by an error, a kill, a power cut; nothing saved before is lost."""
+"""Each call of the system that a save makes fails once, by an error, a kill or a power cut; nothing saved is lost."""
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,23 @@ from itda.training.checkpoint import Keep
 
 ERRORS = {"full": errno.ENOSPC, "denied": errno.EACCES, "once": errno.EIO}
 FAULTS = (*ERRORS, "kill", "power")
+GRAVES = itertools.count()
 
 
 class Killed(BaseException):
     """Stands for SIGKILL: no handler of ours may catch it, and no call of ours happens after it."""
+
+
+@dataclass
+class Change:
+    """A change to a folder that was not fsynced, and how it is undone."""
+
+    paths: list[Path]
+    undo: Callable[..., None]
+
+    @property
+    def folder(self) -> Path:
+        return self.paths[0].parent
 
 
 class FaultyDisk(durable.Disk):
@@ -29,7 +45,7 @@ class FaultyDisk(durable.Disk):
 
     full, denied: that call and all later ones that need space (all that write) fail. once: only that call.
     kill: no later call happens. power: as kill, and what was not fsynced may be gone: file contents, and the last
-    of the changes to a folder (a random number of them: journals keep the order).
+    of the changes to each folder (a random number of them; one folder tells nothing about another).
     """
 
     def __init__(self, graveyard: Path, fail_at: int | None = None, fault: str = "kill", seed: int = 0) -> None:
@@ -38,7 +54,7 @@ class FaultyDisk(durable.Disk):
         self.failed = False
         self._folders: dict[int, Path] = {}
         self._files: dict[int, list[int]] = {}  # handle -> [a second handle, length that was fsynced]
-        self._journal: list[tuple[Path, Callable[[], None]]] = []
+        self._journal: list[Change] = []
         graveyard.mkdir(exist_ok=True)
 
     def _enter(self, call: str, needs_space: bool = False) -> bool:
@@ -58,14 +74,16 @@ class FaultyDisk(durable.Disk):
         if self.fault == "power":
             for second, length in self._files.values():
                 os.ftruncate(second, length)
-            kept = self.random.randint(0, len(self._journal))
-            for _, undo in reversed(self._journal[kept:]):
-                with contextlib.suppress(OSError):
-                    undo()
+            left = {folder: self.random.randint(0, n) for folder, n in Counter(c.folder for c in self._journal).items()}
+            for change in reversed(self._journal):
+                left[change.folder] -= 1
+                if left[change.folder] >= 0:
+                    with contextlib.suppress(OSError):  # its folder is gone with an older change
+                        change.undo(*change.paths)
         raise Killed
 
     def _bury(self, path: Path) -> Path:
-        grave = self.graveyard / f"{id(self)}-{len(self.calls)}"
+        grave = self.graveyard / str(next(GRAVES))
         os.link(path, grave)
         return grave
 
@@ -73,7 +91,7 @@ class FaultyDisk(durable.Disk):
         if self._enter("mkdir", needs_space=True):
             self._fail()
         super().mkdir(path)
-        self._journal.append((path.parent, lambda: shutil.rmtree(path)))
+        self._journal.append(Change([path], shutil.rmtree))
 
     def open(self, path: Path, flags: int) -> int:
         if self._enter("open", needs_space=bool(flags & os.O_CREAT)):
@@ -85,7 +103,7 @@ class FaultyDisk(durable.Disk):
         else:
             self._files[handle] = [os.dup(handle), 0 if new or flags & os.O_TRUNC else path.stat().st_size]
             if new:
-                self._journal.append((path.parent, lambda: os.unlink(path)))
+                self._journal.append(Change([path], os.unlink))
         return handle
 
     def write(self, handle: int, data: memoryview) -> int:
@@ -103,7 +121,7 @@ class FaultyDisk(durable.Disk):
         if self._enter("fsync", needs_space=True):
             self._fail()
         if handle in self._folders:
-            self._journal = [entry for entry in self._journal if entry[0] != self._folders[handle]]
+            self._journal = [change for change in self._journal if change.folder != self._folders[handle]]
         else:
             self._files[handle][1] = os.fstat(handle).st_size
 
@@ -123,30 +141,44 @@ class FaultyDisk(durable.Disk):
             self._fail()
         grave = self._bury(target) if target.is_file() else None
 
-        def undo() -> None:
+        def undo(target: Path, source: Path) -> None:
             os.rename(target, source)
             if grave:
                 os.link(grave, target)
 
         super().rename(source, target)
-        self._journal.append((target.parent, undo))
+        for change in self._journal:  # what lies in a folder moves with it
+            change.paths = [target / p.relative_to(source) if source in p.parents else p for p in change.paths]
+        self._journal.append(Change([target, source], undo))
 
     def unlink(self, path: Path) -> None:
         if self._enter("unlink"):
             self._fail()
         grave = self._bury(path)
         super().unlink(path)
-        self._journal.append((path.parent, lambda: os.link(grave, path)))
+        self._journal.append(Change([path], lambda path: os.link(grave, path)))
 
     def rmdir(self, path: Path) -> None:
         if self._enter("rmdir"):
             self._fail()
         super().rmdir(path)
-        self._journal.append((path.parent, lambda: os.mkdir(path)))
+        self._journal.append(Change([path], os.mkdir))
 
     def release(self) -> None:
         for second, _ in self._files.values():
             os.close(second)
+
+
+class QuickDisk(durable.Disk):
+    """Where no fault is at work, waiting for a real disk would only cost time."""
+
+    def fsync(self, handle: int) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "disk", QuickDisk())
 
 
 @contextlib.contextmanager
@@ -172,9 +204,11 @@ def training(step: int, flavour: float = 0.0) -> tuple[torch.nn.Module, torch.op
     return model, optimizer
 
 
-def save(folder: Path, step: int, flavour: float = 0.0, keep: Keep = Keep(last=2)) -> None:
+def save(folder: Path, step: int, flavour: float = 0.0) -> None:
     model, optimizer = training(step, flavour)
-    checkpoint.save(folder, step, model.state_dict(), optimizer, {"epoch": step // 10, "best": float("inf")}, keep)
+    checkpoint.save(
+        folder, step, model.state_dict(), optimizer, {"epoch": step // 10, "best": float("inf")}, Keep(last=2)
+    )
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -186,6 +220,8 @@ def whole(folder: Path) -> tuple[int, bytes]:
     found = checkpoint.load_latest(folder)
     assert found is not None
     assert found.notices == ()
+    for step in checkpoint.steps(folder):
+        checkpoint.read(folder / f"{step:08d}")
     model, optimizer = training(1)
     found.load_model(model)
     found.load_optimizer(optimizer)
@@ -338,8 +374,10 @@ def test_a_fault_while_a_run_is_overwritten_never_mixes_two_runs(fault: str, tmp
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_while_a_run_is_created(fault: str, tmp_path: Path):
+    def work(path: Path) -> None:
+        run.RunFolder.create(path / "a" / "b").close()
+
     (tmp_path / "empty").mkdir()
-    work: Callable[[Path], None] = lambda path: run.RunFolder.create(path / "a" / "b").close()
     calls = count(tmp_path / "empty", tmp_path, work)
     for number in range(calls):
         path = tmp_path / f"{number}"
