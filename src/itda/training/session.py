@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -60,7 +61,7 @@ class Session:
             optimizer=self.optimizer,
             objective=make_objective(config),
             epoch_updates=self.dataset.update,
-            updates_in=self.dataset.plan.updates_per_epoch,
+            updates_in=functools.cache(self.dataset.plan.updates_per_epoch),
             validate=self.validate,
             save=self.save,
             device=self.seq2seq.device,
