@@ -51,7 +51,7 @@ def test_hangul_is_drawn_as_itself_and_not_as_a_box(tmp_path: Path) -> None:
 
 def test_a_character_that_no_font_has_is_written_as_its_number() -> None:
     assert fonts.readable("a\U0010fffdb") == "aU+10FFFDb"
-    assert fonts.readable("\u200b\t\x85") == "U+200BU+0009U+0085"
+    assert fonts.readable("\u200b\t\x85\xa0") == "U+200BU+0009U+0085U+00A0"
     assert fonts.readable(unicodedata.normalize("NFD", "한글")) == "한글"
     assert fonts.labels([" ", "▁ein", "a"]) == ["␣", "␣ein", "a"]
 
@@ -78,12 +78,13 @@ def test_hangul_is_there_with_what_itda_installs() -> None:
     fonts.require_hangul()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=20))
-def test_readable_text_can_be_drawn_and_stays_as_it_is(text: str) -> None:
-    once = fonts.readable(text)
-    assert fonts.readable(once) == once
-    assert all(char.isprintable() for char in once)
+def test_every_text_becomes_drawable(text: str) -> None:
+    drawn = fonts.readable(text)
+    assert drawn.isprintable()
+    paths = [fonts._path(name) for name in fonts.families(drawn)]
+    assert all(any(fonts._has(path, char) for path in paths) for char in drawn)
 
 
 def test_settings_of_matplotlib_are_as_before(tmp_path: Path) -> None:

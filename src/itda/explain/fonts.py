@@ -60,7 +60,7 @@ def families(text: str) -> tuple[str, ...]:
 def readable(text: str) -> str:
     """Rewrite `text` so that every character of it can be drawn: U+XXXX for one that no font has.
 
-    Composed first, because few fonts place conjoining jamo; line breaks, tabs and the like are named as well.
+    Composed first, because few fonts place conjoining jamo; line breaks, odd spaces and the like are named as well.
     """
     composed = unicodedata.normalize("NFC", text)
     paths = [_path(name) for name in families(composed)]
@@ -79,8 +79,8 @@ def require_hangul() -> None:
 
 
 def _drawable(char: str, paths: list[str]) -> bool:
-    invisible = unicodedata.category(char) in ("Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp")
-    return not invisible and any(_has(path, char) for path in paths)
+    # Not printable: controls, unassigned characters, and every space but the plain one.
+    return char.isprintable() and any(_has(path, char) for path in paths)
 
 
 @cache
