@@ -35,7 +35,7 @@ def test_a_drawing_has_its_tokens_in_their_script_and_warns_of_nothing(
 ) -> None:
     """Missing glyphs are warnings of matplotlib, and warnings are errors in our tests."""
     source = ["그는", "길을", "건넌다", "日本語", "カタカナ", "Straße", "Übergröße", "Ελλάδα", "Київ", "₩", "<eos>"]
-    source += [unicodedata.normalize("NFD", "각"), "\u1112\u119e\u11ab", "$x_1$", "a\tb\n", "\U0001f9ff", "\ue000"]
+    source += [unicodedata.normalize("NFD", "각"), "\u1112\u119e\u11ab", r"$\nosuch$", "a\tb\n", "\U0001f9ff", "\ue000"]
     path = heatmap(np.eye(len(source)), source, source, tmp_path / "그림" / "가.png", title="문장 $1$ 日本 \U0010ffff")
     assert path.read_bytes().startswith(PNG)
     assert not caplog.records
