@@ -43,7 +43,8 @@ def build_model(config: Config, src_vocab: int = 0, tgt_vocab: int = 0) -> Encod
     )
     decoder = _decoder(config, tgt_embed)
     model = EncoderDecoder(encoder, decoder, _head(config, decoder, tgt_vocab, tgt_embed))
-    _initialize(model, keep_torch_defaults=vectors)
+    if not vectors:
+        _initialize(model)
     return model
 
 
@@ -51,7 +52,7 @@ def _embedders(config: Config, src_vocab: int, tgt_vocab: int) -> tuple[Embedder
     if config.data.kind == "vectors":
         return VectorEmbedding(config.data.src_dim), VectorEmbedding(config.data.tgt_dim)
     dim, tie = config.model.embedding_dim, config.model.tie
-    tgt_embed = TokenEmbedding(tgt_vocab, dim, PAD, scale=1.0 if tie == "none" else dim**0.5)
+    tgt_embed = TokenEmbedding(tgt_vocab, dim, PAD)
     if tie == "all":
         assert src_vocab == tgt_vocab, "tie = all needs one vocabulary"
         return tgt_embed, tgt_embed
@@ -121,14 +122,13 @@ def _dropout(model: ModelConfig) -> SequenceDropout:
 
 
 @torch.no_grad()
-def _initialize(model: nn.Module, keep_torch_defaults: bool) -> None:
-    """Xavier-uniform matrices, zero biases, open forget gates, embeddings that are read with unit variance.
+def _initialize(model: EncoderDecoder) -> None:
+    """Xavier-uniform matrices, zero biases, open forget gates, unit-variance embeddings (docs/design/0005).
 
-    With embeddings of a tenth of that size attention takes hundreds of updates longer to form (the dates of the demo:
-    not within 1,000 updates, against 150). Real-valued models keep torch's own start, as the lecture's program does.
+    An embedding that is also the output layer starts at variance 1 / dim, so that the first logits are small.
+    Real-valued models are left as torch made them, as in the lecture's program.
     """
-    if keep_torch_defaults:
-        return
+    output = model.head.weight if isinstance(model.head, SoftmaxHead) else None
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
@@ -138,4 +138,5 @@ def _initialize(model: nn.Module, keep_torch_defaults: bool) -> None:
         if isinstance(module, nn.LSTM):
             module.bias_ih_l0[module.hidden_size : 2 * module.hidden_size] = 1.0
         if isinstance(module, TokenEmbedding):
-            module.table.weight.normal_(0.0, 1.0 / module.scale)[PAD] = 0.0
+            tied = module.table.weight is output
+            module.table.weight.normal_(0.0, module.dim**-0.5 if tied else 1.0)[PAD] = 0.0

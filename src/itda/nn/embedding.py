@@ -8,19 +8,16 @@ from torch import Tensor, nn
 
 
 class TokenEmbedding(nn.Module):
-    """Looks up a vector for each token id; the row of PAD stays zero and gets no gradient.
+    """Looks up a vector for each token id; the row of PAD stays zero and gets no gradient."""
 
-    A table that is shared with the output layer starts small (see `build`); `scale` brings what is read to unit size.
-    """
-
-    def __init__(self, vocab_size: int, dim: int, pad: int, scale: float = 1.0) -> None:
+    def __init__(self, vocab_size: int, dim: int, pad: int) -> None:
         super().__init__()
-        self.dim, self.scale = dim, scale
+        self.dim = dim
         self.table = nn.Embedding(vocab_size, dim, padding_idx=pad)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) ids to (..., dim) features."""
-        return self.table(ids) * self.scale
+        return self.table(ids)
 
 
 class VectorEmbedding(nn.Module):
