@@ -80,6 +80,12 @@ def test_greedy_search_stops_at_the_first_eos_even_where_going_on_would_score_be
     assert found[0].ids == ()
 
 
+def test_a_hypothesis_that_closes_leaves_no_gap_in_the_beam():
+    table = {BOS: {EOS: 0.4, A: 0.35, B: 0.25}, A: {C: 0.9, EOS: 0.1}, B: {EOS: 1.0}, C: {EOS: 0.5, C: 0.5}}
+    (found,), _ = search(table, beam_size=2, n_best=2, length_penalty=0.0)
+    assert [hypothesis.ids for hypothesis in found] == [(), (B,)]
+
+
 def test_the_length_penalty_decides_between_short_and_long():
     table = {BOS: {EOS: 0.5, A: 0.5}, A: {B: 0.9, C: 0.1}, B: {EOS: 0.9, C: 0.1}, C: {EOS: 1.0}}
     short, _ = search(table, beam_size=3, length_penalty=0.0)
