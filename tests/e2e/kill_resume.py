@@ -1,0 +1,256 @@
+"""Train in subprocesses that are killed at random moments and resumed, and compare the whole folders at the end.
+
+By hand: python tests/e2e/kill_resume.py recipes/reverse.toml --kills 20 --seed 1 train.updates=200
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from itda.run import TIME_FIELDS
+from itda.training import checkpoint
+
+IGNORED = TIME_FIELDS | {"checksum", "commit"}
+"""Beside what a clock said: the checksum that a state.json has of itself (it holds for those numbers too, and is
+checked by reading the checkpoint), and the commit (somebody may commit while a test runs)."""
+PICTURES = {".png", ".svg"}  # a learning curve over minutes: it must be there, its pixels are a matter of time
+MOMENTS = ("start", "training", "training", "saving")
+ITDA = (sys.executable, "-c", "from itda.cli.main import main; main()")
+PATIENCE = 900.0  # seconds after which a training counts as stuck
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A kill: which kind of moment was aimed at, after how many seconds it fell, and what it left behind."""
+
+    moment: str
+    seconds: float
+    temporary: tuple[str, ...]
+    checkpoints: tuple[int, ...]
+
+
+class Trainer:
+    """Starts `itda train` on one recipe; each run has caches of its own, so that a kill may hit their making too."""
+
+    def __init__(self, recipe: str, overrides: Sequence[str], room: Path, command: Sequence[str] = ITDA) -> None:
+        self.recipe, self.overrides, self.room, self.command = recipe, tuple(overrides), room, tuple(command)
+        room.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def run(self) -> Path:
+        return self.room / "run"
+
+    def start(self, *options: str) -> "subprocess.Popen[bytes]":
+        """Start a process (in a session of its own, so that its workers die with it)."""
+        words = ["train", self.recipe, *self.overrides, "--run", str(self.run), "--threads", "1", "--device", "cpu"]
+        settings = {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", "ITDA_CACHE": str(self.room / "cache")}
+        with (self.room / "log.txt").open("ab") as log:
+            log.write(f"\n--- {' '.join([*words, *options])}\n".encode())
+            log.flush()
+            return subprocess.Popen(
+                [*self.command, *words, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | settings,
+                start_new_session=True,
+            )
+
+    def finish(self, *options: str, expected: int = 0) -> float:
+        """Train to the end; return the seconds that it took."""
+        began = time.monotonic()
+        process = self.start(*options)
+        try:
+            code = process.wait(PATIENCE)
+        finally:
+            kill(process)
+        self.expect(code, expected)
+        return time.monotonic() - began
+
+    def expect(self, code: int, expected: int = 0) -> None:
+        log = (self.room / "log.txt").read_text(encoding="utf-8", errors="replace")
+        assert code == expected, f"itda train ended with {code}, not {expected}:\n{log[-3000:]}"
+
+    def temporary(self) -> tuple[str, ...]:
+        """What a save in progress, or a kill in it, has left under a temporary name."""
+        return tuple(sorted(p.name for pattern in (".tmp-*", ".old-*") for p in self.run.rglob(pattern)))
+
+
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """SIGKILL a process and all that it started."""
+    if os.name == "nt":
+        process.kill()
+    elif process.returncode is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def killed_training(trainer: Trainer, kills: int, seed: int, seconds: float) -> list[Kill]:
+    """Train with up to `kills` kills at random moments, then to the end; fewer where training was quicker than they.
+
+    `seconds` is what the training takes undisturbed: the kills are spread over it.
+    """
+    dice, done = random.Random(seed), list[Kill]()
+    while len(done) < kills:
+        moment = dice.choice(MOMENTS)
+        delay = dice.random()
+        options = ["--resume"] if done else []
+        if not (fell := _kill_once(trainer, options, moment, delay, 2 * seconds / (kills + 1))):
+            return done
+        done.append(fell)
+    trainer.finish("--resume")
+    return done
+
+
+def _kill_once(trainer: Trainer, options: list[str], moment: str, delay: float, span: float) -> Kill | None:
+    """Start, wait for the moment, kill; None where training came to its end first."""
+    began = time.monotonic()
+    before = _length(trainer.run)
+    process = trainer.start(*options)
+    try:
+        if moment == "start":
+            wait = delay * span
+        else:
+            _watch(process, lambda: _length(trainer.run) not in (before, 0))
+            wait = delay * span
+        if moment == "saving":
+            _watch(process, lambda: any((trainer.run / "checkpoints").glob(".tmp-*")) or _marked(trainer.run))
+            wait = delay * 0.02
+        try:
+            trainer.expect(process.wait(wait))
+            return None
+        except subprocess.TimeoutExpired:
+            pass
+    finally:
+        kill(process)
+    steps = tuple(checkpoint.steps(trainer.run / "checkpoints"))
+    return Kill(moment, time.monotonic() - began, trainer.temporary(), steps)
+
+
+def _watch(process: "subprocess.Popen[bytes]", seen: Any) -> None:
+    """Wait until something is seen, or the process has ended."""
+    end = time.monotonic() + PATIENCE
+    while process.poll() is None and not seen() and time.monotonic() < end:
+        time.sleep(0.002)
+
+
+def _length(run: Path) -> int:
+    return (run / "metrics.jsonl").stat().st_size if (run / "metrics.jsonl").exists() else 0
+
+
+def _marked(run: Path) -> bool:
+    return (run / ".tmp-run.json").exists() or (run / ".tmp-weights.safetensors").exists()
+
+
+def compare(one: Path, other: Path) -> list[str]:
+    """List the differences of two run folders, IGNORED fields and the pixels of PICTURES aside."""
+    left, right = dict(_contents(one)), dict(_contents(other))
+    found = [f"only in {one}: {name}" for name in sorted(left.keys() - right.keys())]
+    found += [f"only in {other}: {name}" for name in sorted(right.keys() - left.keys())]
+    for name in sorted(left.keys() & right.keys()):
+        if left[name] != right[name]:
+            found.append(f"{name}: {_difference(left[name], right[name])}")
+    return found
+
+
+def _contents(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yield all that a folder holds, empty folders too, in a form that may be compared."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir():
+            yield name + "/", None
+        elif path.suffix == ".json":
+            yield name, timeless(json.loads(path.read_bytes()))
+        elif path.suffix == ".jsonl":
+            yield name, [timeless(json.loads(line)) for line in path.read_bytes().splitlines()]
+        else:
+            yield name, None if path.suffix in PICTURES else path.read_bytes()
+
+
+def timeless(value: Any) -> Any:
+    """The same JSON without the fields that two equal trainings may differ in."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key not in IGNORED}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def _difference(left: Any, right: Any) -> str:
+    """Say in one line where two values part."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        keys = sorted(key for key in left.keys() | right.keys() if left.get(key, ...) != right.get(key, ...))
+        return f"{keys[0]}: {_difference(left.get(keys[0]), right.get(keys[0]))}"
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        number = next(n for n, (a, b) in enumerate(zip(left, right, strict=True)) if a != b)
+        return f"{number}: {_difference(left[number], right[number])}"
+    if isinstance(left, (bytes, list)) and isinstance(right, (bytes, list)):
+        same = next(
+            (n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+        )
+        return f"{len(left)} and {len(right)} long, the same up to {same}"
+    return f"{left!r} and {right!r}"
+
+
+def check(trainer: Trainer, reference: Path) -> None:
+    """Hold a run that was killed against one that was not, and read each of its checkpoints."""
+    differences = compare(reference, trainer.run)
+    assert not differences, "\n".join(["a killed and resumed run ended differently:", *differences])
+    assert not trainer.temporary()
+    for step in (steps := checkpoint.steps(trainer.run / "checkpoints")):
+        checkpoint.read(trainer.run / "checkpoints" / f"{step:08d}")
+    assert steps, "a training leaves a checkpoint to go on from"
+
+
+def kill_and_compare(
+    recipe: str, overrides: Sequence[str], room: Path, kills: int, seed: int, command: Sequence[str] = ITDA
+) -> list[Kill]:
+    """Train undisturbed once, then with kills until there were enough, compare each time, and return the kills."""
+    reference = Trainer(recipe, overrides, room / "undisturbed", command)
+    seconds = reference.finish()
+    done: list[Kill] = []
+    for number in range(kills):
+        if len(done) == kills:
+            break
+        # A training that was quicker than its kills is followed by another, until there were as many as asked for.
+        trainer = Trainer(recipe, overrides, room / f"killed-{number}", command)
+        done += killed_training(trainer, kills - len(done), seed + number, seconds)
+        check(trainer, reference.run)
+    assert len(done) == kills, f"only {len(done)} of {kills} kills fell before training ended; make the training longer"
+    return done
+
+
+def summary(done: Sequence[Kill]) -> str:
+    """Say how many kills there were, at which moments, and how many hit a save."""
+    moments = ", ".join(f"{number} at {moment}" for moment, number in sorted(Counter(k.moment for k in done).items()))
+    return f"{len(done)} kills ({moments}); {sum(bool(k.temporary) for k in done)} of them left temporary files behind"
+
+
+def main() -> None:
+    """Run by hand."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as room:
+        done = kill_and_compare(arguments.recipe, arguments.overrides, Path(room), arguments.kills, arguments.seed)
+    for fell in done:
+        print(
+            f"{fell.moment:9} {fell.seconds:6.1f} s  checkpoints {list(fell.checkpoints)}  {' '.join(fell.temporary)}"
+        )
+    print(summary(done) + "; the folders are the same")
+
+
+if __name__ == "__main__":
+    main()
