@@ -17,8 +17,9 @@ HEAD = """# The command line
 
 Made by `docs/reference/make_cli.py` from the help texts (`itda VERB --help`).
 
-Exit codes: 0 done; 1 a failure of ours or of the machine; 2 the user's input; 130 ended by Ctrl-C. An error is one line on standard
-error; `--debug`, anywhere on the line, shows its traceback. Data goes to standard output, text for people to standard error.
+Exit codes: 0 done; 1 a failure of ours or of the machine; 2 the user's input; 130 ended by Ctrl-C. An error is one
+line on standard error; `--debug`, anywhere on the line, shows its traceback. Data goes to standard output, text for
+people to standard error.
 """
 
 
