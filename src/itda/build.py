@@ -123,20 +123,21 @@ def _dropout(model: ModelConfig) -> SequenceDropout:
 
 @torch.no_grad()
 def _initialize(model: EncoderDecoder) -> None:
-    """Xavier-uniform matrices, zero biases, open forget gates, unit-variance embeddings (docs/design/0005).
+    """Matrices uniform in (-0.1, 0.1), zero biases, open forget gates, unit-variance embeddings (docs/design/0005).
 
-    An embedding that is also the output layer starts at variance 1 / dim, so that the first logits are small.
+    An embedding that is also the output layer starts as small as the matrices, so that the first logits are small.
     Real-valued models are left as torch made them, as in the lecture's program.
     """
     output = model.head.weight if isinstance(model.head, SoftmaxHead) else None
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter)
+            parameter.uniform_(-0.1, 0.1)
         else:
             parameter.zero_()
     for module in model.modules():
         if isinstance(module, nn.LSTM):
             module.bias_ih_l0[module.hidden_size : 2 * module.hidden_size] = 1.0
         if isinstance(module, TokenEmbedding):
-            tied = module.table.weight is output
-            module.table.weight.normal_(0.0, module.dim**-0.5 if tied else 1.0)[PAD] = 0.0
+            if module.table.weight is not output:
+                module.table.weight.normal_()
+            module.table.weight[PAD] = 0.0
