@@ -65,6 +65,7 @@ class Standing:
     position: int = 0  # updates taken in this epoch
     best_step: int = 0
     best_metric: float | None = None
+    best_loss: float = math.inf  # at the best metric: where two are equal, the lower loss is the better one
     worse: int = 0  # validations since the best one
     plateau_scale: float = 1.0
     plateau_worse: int = 0
@@ -215,16 +216,10 @@ def _validate(work: Work, standing: Standing, clock: Clock) -> ValidationReport:
     work.model.eval()
     metrics = work.validate()
     watched = metrics.get(config.metric)
-    best = (
-        watched is not None
-        and math.isfinite(watched)
-        and (
-            standing.best_metric is None
-            or (watched > standing.best_metric if config.metric in HIGHER_IS_BETTER else watched < standing.best_metric)
-        )
-    )
+    best = watched is not None and is_better(config.metric, watched, metrics["loss"], standing)
     if best or watched is None:
-        standing.best_metric, standing.best_step, standing.worse, standing.plateau_worse = watched, standing.step, 0, 0
+        standing.best_metric, standing.best_loss = watched, metrics.get("loss", math.inf)
+        standing.best_step, standing.worse, standing.plateau_worse = standing.step, 0, 0
     else:
         standing.worse, standing.plateau_worse = standing.worse + 1, standing.plateau_worse + 1
         if standing.plateau_worse >= config.plateau_patience:
@@ -232,3 +227,13 @@ def _validate(work: Work, standing: Standing, clock: Clock) -> ValidationReport:
     standing.validated.append(standing.step)
     standing.seconds = clock.seconds()
     return ValidationReport(standing.step, standing.epoch, metrics, best, standing.seconds / 60)
+
+
+def is_better(metric: str, value: float, loss: float, standing: Standing) -> bool:
+    """Whether a validation beats the best so far: by the watched metric, and by the loss where that is equal."""
+    if not math.isfinite(value):
+        return False
+    if standing.best_metric is None:
+        return True
+    sign = 1 if metric in HIGHER_IS_BETTER else -1
+    return (sign * value, -loss) > (sign * standing.best_metric, -standing.best_loss)
