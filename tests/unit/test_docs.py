@@ -202,11 +202,11 @@ def test_options_and_settings_in_prose_exist(page: str) -> None:
         if re.match(r"(data|tokenizer|model|train|decode)\.[a-z_]", span) and not span.endswith(
             (".py", ".toml", ".tsv")
         ):
-            for part in span.split():
+            for part in re.sub(r"\s*=\s*", "=", span).split():
                 key, equals, _ = part.partition("=")
                 assert explain(key), f"{page}: {span}"
                 if equals:
-                    override(parse(""), part.replace(" ", "").replace('"', ""))
+                    override(parse(""), part.replace('"', ""))
 
 
 def test_the_readme_describes_each_verb_as_its_help_does() -> None:
