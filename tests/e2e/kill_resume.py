@@ -25,7 +25,9 @@ IGNORED = TIME_FIELDS | {"checksum", "commit"}
 """Beside what a clock said: the checksum that a state.json has of itself (it holds for those numbers too, and is
 checked by reading the checkpoint), and the commit (somebody may commit while a test runs)."""
 PICTURES = {".png", ".svg"}  # a learning curve over minutes: it must be there, its pixels are a matter of time
-MOMENTS = ("start", "training", "training", "saving")
+MOMENTS = ("start", "training", "checkpoint", "saving")
+"""What a kill aims at: before the first update of a process; anywhere after it; after the process wrote a checkpoint
+(there is something new to go on from); while it writes one."""
 ITDA = (sys.executable, "-c", "from itda.cli.main import main; main()")
 PATIENCE = 900.0  # seconds after which a training counts as stuck
 
@@ -67,16 +69,18 @@ class Trainer:
                 start_new_session=True,
             )
 
-    def finish(self, *options: str, expected: int = 0) -> float:
-        """Train to the end; return the seconds that it took."""
-        began = time.monotonic()
+    def finish(self, *options: str) -> tuple[float, float]:
+        """Train to the end; return the seconds to the first update, and from there to the end."""
+        began, before = time.monotonic(), _length(self.run)
         process = self.start(*options)
         try:
+            _watch(process, lambda: _length(self.run) not in (before, 0))
+            first = time.monotonic()
             code = process.wait(PATIENCE)
         finally:
             kill(process)
-        self.expect(code, expected)
-        return time.monotonic() - began
+        self.expect(code)
+        return first - began, time.monotonic() - first
 
     def expect(self, code: int, expected: int = 0) -> None:
         log = (self.room / "log.txt").read_text(encoding="utf-8", errors="replace")
@@ -96,37 +100,38 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def killed_training(trainer: Trainer, kills: int, seed: int, seconds: float) -> list[Kill]:
-    """Train with up to `kills` kills at random moments, then to the end; fewer where training was quicker than they.
+def killed_training(
+    trainer: Trainer, moments: Sequence[str], dice: random.Random, undisturbed: tuple[float, float]
+) -> list[Kill]:
+    """Train with a kill at each of the moments, then to the end; with fewer where training was quicker than they.
 
-    `seconds` is what the training takes undisturbed: the kills are spread over it.
+    `undisturbed` is what `finish` answered for a training without kills: they are spread over that time.
     """
-    dice, done = random.Random(seed), list[Kill]()
-    while len(done) < kills:
-        moment = dice.choice(MOMENTS)
-        delay = dice.random()
+    done: list[Kill] = []
+    start, rest = undisturbed
+    for moment in moments:
+        span = start if moment == "start" else 2 * rest / (len(moments) + 1)
         options = ["--resume"] if done else []
-        if not (fell := _kill_once(trainer, options, moment, delay, 2 * seconds / (kills + 1))):
+        if not (fell := _kill_once(trainer, options, moment, dice.random() * span)):
             return done
         done.append(fell)
     trainer.finish("--resume")
     return done
 
 
-def _kill_once(trainer: Trainer, options: list[str], moment: str, delay: float, span: float) -> Kill | None:
+def _kill_once(trainer: Trainer, options: list[str], moment: str, wait: float) -> Kill | None:
     """Start, wait for the moment, kill; None where training came to its end first."""
     began = time.monotonic()
-    before = _length(trainer.run)
+    length, steps = _length(trainer.run), _newest(trainer.run)
     process = trainer.start(*options)
     try:
-        if moment == "start":
-            wait = delay * span
-        else:
-            _watch(process, lambda: _length(trainer.run) not in (before, 0))
-            wait = delay * span
+        if moment != "start":
+            _watch(process, lambda: _length(trainer.run) not in (length, 0))
+        if moment == "checkpoint":
+            _watch(process, lambda: _newest(trainer.run) > steps)
         if moment == "saving":
             _watch(process, lambda: any((trainer.run / "checkpoints").glob(".tmp-*")) or _marked(trainer.run))
-            wait = delay * 0.02
+            wait %= 0.02
         try:
             trainer.expect(process.wait(wait))
             return None
@@ -134,8 +139,8 @@ def _kill_once(trainer: Trainer, options: list[str], moment: str, delay: float, 
             pass
     finally:
         kill(process)
-    steps = tuple(checkpoint.steps(trainer.run / "checkpoints"))
-    return Kill(moment, time.monotonic() - began, trainer.temporary(), steps)
+    left = tuple(checkpoint.steps(trainer.run / "checkpoints"))
+    return Kill(moment, time.monotonic() - began, trainer.temporary(), left)
 
 
 def _watch(process: "subprocess.Popen[bytes]", seen: Any) -> None:
@@ -147,6 +152,10 @@ def _watch(process: "subprocess.Popen[bytes]", seen: Any) -> None:
 
 def _length(run: Path) -> int:
     return (run / "metrics.jsonl").stat().st_size if (run / "metrics.jsonl").exists() else 0
+
+
+def _newest(run: Path) -> int:
+    return max(checkpoint.steps(run / "checkpoints"), default=0)
 
 
 def _marked(run: Path) -> bool:
@@ -212,21 +221,29 @@ def check(trainer: Trainer, reference: Path) -> None:
 
 
 def kill_and_compare(
-    recipe: str, overrides: Sequence[str], room: Path, kills: int, seed: int, command: Sequence[str] = ITDA
+    recipe: str, overrides: Sequence[str], room: Path, moments: Sequence[str], seed: int, command: Sequence[str] = ITDA
 ) -> list[Kill]:
-    """Train undisturbed once, then with kills until there were enough, compare each time, and return the kills."""
+    """Train undisturbed once, then with a kill at each of the moments, compare, and return the kills.
+
+    A training that was quicker than its kills is compared too, and followed by another with those that are left.
+    """
     reference = Trainer(recipe, overrides, room / "undisturbed", command)
-    seconds = reference.finish()
-    done: list[Kill] = []
-    for number in range(kills):
-        if len(done) == kills:
-            break
-        # A training that was quicker than its kills is followed by another, until there were as many as asked for.
+    undisturbed = reference.finish()
+    dice, done = random.Random(seed), list[Kill]()
+    for number in range(len(moments) + 1):
+        if len(done) == len(moments):
+            return done
         trainer = Trainer(recipe, overrides, room / f"killed-{number}", command)
-        done += killed_training(trainer, kills - len(done), seed + number, seconds)
+        done += killed_training(trainer, moments[len(done) :], dice, undisturbed)
         check(trainer, reference.run)
-    assert len(done) == kills, f"only {len(done)} of {kills} kills fell before training ended; make the training longer"
-    return done
+    raise AssertionError(f"only {len(done)} of {len(moments)} kills fell before training ended; make it longer")
+
+
+def random_moments(kills: int, seed: int) -> list[str]:
+    """Draw moments, each kind about as often as the others."""
+    moments = [MOMENTS[number % len(MOMENTS)] for number in range(kills)]
+    random.Random(seed).shuffle(moments)
+    return moments
 
 
 def summary(done: Sequence[Kill]) -> str:
@@ -244,7 +261,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as room:
-        done = kill_and_compare(arguments.recipe, arguments.overrides, Path(room), arguments.kills, arguments.seed)
+        moments = random_moments(arguments.kills, arguments.seed)
+        done = kill_and_compare(arguments.recipe, arguments.overrides, Path(room), moments, arguments.seed)
     for fell in done:
         print(
             f"{fell.moment:9} {fell.seconds:6.1f} s  checkpoints {list(fell.checkpoints)}  {' '.join(fell.temporary)}"
