@@ -78,7 +78,7 @@ def pad_tokens(sentences: Sequence[Sequence[int]]) -> Tokens:
     return Tokens(ids, torch.arange(width) < lengths[:, None])
 
 
-def pad_vectors(series: Sequence[Float[Tensor, "length dim"]]) -> Vectors:
+def pad_vectors(series: Sequence[Float[Tensor, "_ dim"]]) -> Vectors:
     """Pad real-valued sequences on the right with zeros into one `Vectors`."""
     lengths = torch.tensor([len(values) for values in series])
     values = torch.nn.utils.rnn.pad_sequence(

@@ -129,7 +129,9 @@ class RecurrentEncoder(Encoder):
 
     def forward(self, src: Side) -> Memory:
         """Encode; the summary holds, for each layer, (hidden,) or (hidden, cell) after the last real position."""
-        values = self.dropout(self.embed(src.values))
+        padding = ~src.mask[..., None]
+        # Only what is finite and small can be shut out by a saturated gate, so padding is blanked before it is read.
+        values = self.dropout(self.embed(src.values).masked_fill(padding, 0.0))
         summary = []
         for layer, forward_cell in enumerate(self.forward_cells):
             if layer:
@@ -143,4 +145,4 @@ class RecurrentEncoder(Encoder):
                 final = tuple(torch.cat(pair, dim=-1) for pair in zip(final, backward_final, strict=True))
             values = states
             summary.append(final)
-        return Memory(values * src.mask[..., None], src.mask, tuple(summary))
+        return Memory(values.masked_fill(padding, 0.0), src.mask, tuple(summary))
