@@ -38,10 +38,10 @@ def runs(
 
 def show(found: list[RunSummary], differing: dict[str, list[Any]]) -> None:
     """Print the runs as a table, then the settings that differ, a column for each run."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("run", "status", "update", "minutes", "best")
+    table = Table(Column("run", overflow="fold"), "status", "update", "minutes", "best")
     for run in found:
         facts = run.as_json()
         best = run.problem or best_text(facts["best"])
@@ -49,10 +49,25 @@ def show(found: list[RunSummary], differing: dict[str, list[Any]]) -> None:
         table.add_row(*(Text(cell(value)) for value in row))
     console().print(table)
     if differing:
-        table = Table("setting", *(run.path.name for run in found))
-        for key, values in differing.items():
-            table.add_row(key, *(Text(cell(value)) for value in values))
-        console().print(table)
+        show_settings([run.path.name for run in found], [[key, *map(cell, differing[key])] for key in differing])
+
+
+def show_settings(names: list[str], rows: list[list[str]]) -> None:
+    """Print settings that differ as a table, or as lines where a table would have to cut names and values."""
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    # Beside the text, a table spends 3 cells on each column and 1 on its edge.
+    widths = [max(map(cell_len, column)) + 3 for column in zip(["setting", *names], *rows, strict=True)]
+    if sum(widths) + 1 > console().width:
+        for key, *values in rows:
+            say(key + "".join(f"\n  {name}: {value}" for name, value in zip(names, values, strict=True)))
+        return
+    table = Table("setting", *names)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console().print(table)
 
 
 def best_text(best: Any) -> str:
