@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,12 +36,13 @@ def generate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON Lines: text, score, alignment.")] = False,
 ) -> None:
     """Write the output for each line of FILE, in order; a blank line gives a blank line."""
-    from itda.seq2seq import Seq2Seq
+    from itda.seq2seq import CHUNK, Seq2Seq
 
     apply_threads(threads)
     model = Seq2Seq.load(run, choose_device(device))
     settings: dict[str, Any] = {"beam_size": beam, "length_penalty": length_penalty, "replace_unknown": replace_unknown}
-    for hypothesis in model.stream(lines(file), n_best=n_best, batch_size=batch, **settings):
+    held = 1 if file == "-" and sys.stdin.isatty() else CHUNK  # a person is answered line by line
+    for hypothesis in model.stream(lines(file), n_best=n_best, batch_size=batch, chunk=held, **settings):
         if hypothesis.notice:
             say(hypothesis.notice)
         for one in hypothesis.n_best or (hypothesis,):
