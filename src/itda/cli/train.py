@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 from types import FrameType
@@ -60,8 +61,12 @@ def train(
     session = open_session(config, path, resume=resume, overwrite=overwrite, device=choose_device(device))
     stopped = follow(session, [writer(path)] if tensorboard else [])
     if not stopped:
-        again = f"itda train {recipe} {' '.join(overrides)}".rstrip()
-        say(f"saved at update {session.standing.step}; go on with: {again} --run {path} --resume")
+        budget = {"--updates": updates, "--epochs": epochs, "--minutes": minutes, "--threads": threads}
+        given = [str(word) for pair in budget.items() if pair[1] is not None for word in pair]
+        given += ["--tensorboard"] if tensorboard else []
+        given += ["--device", device] if device != "auto" else []
+        again = shlex.join(["itda", "train", recipe, *overrides, *given, "--run", str(path), "--resume"])
+        say(f"saved at update {session.standing.step}; go on with: {again}")
         raise typer.Exit(130)
     facts = session.run.facts
     if json:
