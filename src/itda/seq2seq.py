@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from itda.text.tokenizer import TokenizerPair, load_tokenizers
 
 BATCH = 64  # sentences decoded together, unless the caller says otherwise
 CHUNK = 2048  # lines that a stream holds: sorted by length within, given back in order
+CHARACTERS = 1 << 18  # and no more characters than these, one line aside
 EOS_NAME = SPECIALS[EOS]
 
 
@@ -119,21 +119,19 @@ class Seq2Seq:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be 1 or more.")
         lines = enumerate(texts, start=1)
-        while held := list(itertools.islice(lines, chunk)):
+        while held := take(lines, chunk, CHARACTERS):
             yield from self._decode_chunk(held, decode, n_best, batch_size)
 
     def _decode_chunk(
         self, lines: list[tuple[int, str]], decode: DecodeConfig, n_best: int, batch_size: int
     ) -> list[Hypothesis]:
         tokenizer, limit = self._tokenizers().src, self.config.data.max_src_length
-        encoded = [tokenizer.encode(text) if text.strip() else [] for _, text in lines]
-        notices = [
-            f"line {number}: the source has {len(ids)} tokens and was cut to {limit} (data.max_src_length)"
-            if len(ids) > limit
-            else ""
-            for (number, _), ids in zip(lines, encoded, strict=True)
-        ]
-        encoded = [ids[:limit] for ids in encoded]
+        encoded, notices = list[list[int]](), list[str]()
+        for number, text in lines:
+            ids = tokenizer.encode(text) if text.strip() else []
+            cut = f"line {number}: the source has {len(ids)} tokens and was cut to {limit} (data.max_src_length)"
+            notices.append(cut if len(ids) > limit else "")
+            encoded.append(ids[:limit])
         answers = [Hypothesis("", 0.0, 0.0, (), ())] * len(lines)
         order = sorted((place for place, ids in enumerate(encoded) if ids), key=lambda place: len(encoded[place]))
         for start in range(0, len(order), batch_size):
@@ -250,6 +248,17 @@ class Seq2Seq:
         if self.tokenizers is None:
             raise UserError("this model reads real-valued sequences (data.kind = vectors), not text; use predict.")
         return self.tokenizers
+
+
+def take(lines: Iterator[tuple[int, str]], count: int, characters: int) -> list[tuple[int, str]]:
+    """Take so many lines, fewer where they are long: what is held stays small whatever comes in."""
+    held, size = list[tuple[int, str]](), 0
+    for number, text in lines:
+        held.append((number, text))
+        size += len(text)
+        if len(held) >= count or size >= characters:
+            break
+    return held
 
 
 def decode_settings(config: DecodeConfig, settings: dict[str, Any]) -> DecodeConfig:
