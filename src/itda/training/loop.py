@@ -118,9 +118,10 @@ def train(work: Work, standing: Standing) -> Iterator[UpdateReport | ValidationR
             standing.stopped = used_up or _patience_lost(config, standing)
             yield validation
             work.save(standing)
-        elif work.interrupted():
+            leave = bool(standing.stopped) or work.interrupted()
+        elif leave := work.interrupted():  # asked once: whoever leaves here has saved
             work.save(standing)
-        if standing.stopped or work.interrupted():
+        if leave:
             return
 
 
