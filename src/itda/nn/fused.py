@@ -19,7 +19,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
         allowed = torch.isfinite(bias)
-        number = allowed.sum()
+        number = allowed.sum(dtype=features.dtype)
         if smoothing:  # the mean logit of a row is its product with the mean column
             mean_weight = weight[allowed].mean(0)
             mean_bias = bias[allowed].mean()
