@@ -112,7 +112,7 @@ ZOO = {kind.name: kind for kind in KINDS}
 FEW = {kind.name: kind for kind in _covering(KINDS)}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def model_of(kind: Kind) -> EncoderDecoder:
     """The model of a kind, in evaluation; it is shared, so leave its weights alone (`fresh` gives one to train)."""
     return fresh(kind).eval()

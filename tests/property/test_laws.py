@@ -62,7 +62,7 @@ def test_padding_and_neighbours_change_nothing(kind):
     for place, row in enumerate(order):
         real = mask[row]
         close(turned.features[place, real], expected.features[row, real])
-        alone = model(on_sides(batch, lambda side: trimmed(rows_of(side, row[None]))), weights=True)
+        alone = model(on_sides(batch, lambda side, row=row: trimmed(rows_of(side, row[None]))), weights=True)
         close(alone.features[0], expected.features[row, real])
         if alone.weights is not None:
             close(alone.weights[0], expected.weights[row, real][:, batch.src.mask[row]])
