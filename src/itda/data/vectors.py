@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 
 from itda.config import DataConfig
 from itda.data.synthetic import normal_vectors
@@ -58,11 +60,12 @@ def load_vectors(name: str, config: DataConfig) -> VectorPairs:
             "or make:normal."
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Not numpy.load, which leaves the file open where it is no .npz, and reads other formats.
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
             sides = [
                 _side(path, dict(arrays), side, dim) for side, dim in (("src", config.src_dim), ("tgt", config.tgt_dim))
             ]
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(
             f"{path} cannot be read as .npz ({error}); save it with numpy.savez(path, src=..., tgt=...)."
         ) from None
