@@ -12,6 +12,7 @@ from itda.cli.output import console, emit, say
 
 if TYPE_CHECKING:
     from itda.evaluate.metrics import Likelihood
+    from itda.seq2seq import Seq2Seq
 
 app = typer.Typer(add_completion=False)
 
@@ -29,7 +30,7 @@ def evaluate(
     tokenize: Annotated[
         str | None, typer.Option("--tokenize", help="BLEU's tokenizer (sacrebleu): 13a, char, zh, none ...")
     ] = None,
-    resamples: Annotated[int, typer.Option("--resamples", min=1, help="Bootstrap resamples.")] = 1000,
+    resamples: Annotated[int, typer.Option("--resamples", min=40, help="Bootstrap resamples.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 1,
     threads: Threads = None,
     device: Device = "auto",
@@ -45,17 +46,18 @@ def evaluate(
 
     apply_threads(threads)
     model, report = Seq2Seq.load(run, choose_device(device)), ReadReport()
+    other = Seq2Seq.load(compare, choose_device(device)) if compare is not None else None
     found = [(pair.src, pair.tgt) for pair in read_pairs(locate(pairs), swap=model.config.data.swap, report=report)]
     for message in report.messages():
         say(f"{pairs}: {message}")
     sources, references = [src for src, _ in found], [tgt for _, tgt in found]
-    hypotheses, likelihood = outputs(run, found, beam, device)
+    hypotheses, likelihood = outputs(model, found, beam)
     settings: dict[str, Any] = {"tokenize": tokenize, "resamples": resamples, "seed": seed}
     result = measure(hypotheses, references, sources, likelihood=likelihood, **settings)
     answer = {"run": run, "pairs": pairs, "beam_size": beam or model.config.decode.beam_size, **result.to_json()}
     tables = evaluation_tables(result)
-    if compare is not None:
-        others, other_likelihood = outputs(compare, found, beam, device)
+    if compare is not None and other is not None:
+        others, other_likelihood = outputs(other, found, beam)
         comparison = test(
             hypotheses, others, references, likelihood_a=likelihood, likelihood_b=other_likelihood, **settings
         )
@@ -68,12 +70,11 @@ def evaluate(
         console().print(table)
 
 
-def outputs(run: Path, pairs: list[tuple[str, str]], beam: int | None, device: str) -> tuple[list[str], Likelihood]:
-    """What a run writes for the sources (no teacher forcing), and how likely it finds the references (with it)."""
+def outputs(model: Seq2Seq, pairs: list[tuple[str, str]], beam: int | None) -> tuple[list[str], Likelihood]:
+    """What a model writes for the sources (no teacher forcing), and how likely it finds the references (with it)."""
     from itda.evaluate.metrics import Likelihood
-    from itda.seq2seq import Seq2Seq
 
-    model, texts = Seq2Seq.load(run, choose_device(device)), []
+    texts = []
     for hypothesis in model.stream((src for src, _ in pairs), beam_size=beam):
         if hypothesis.notice:
             say(hypothesis.notice)
