@@ -59,6 +59,8 @@ def generate(
                 )
             else:
                 print(one.text if n_best == 1 else f"{one.score:.4f}\t{one.text}")
+        if held == 1:
+            sys.stdout.flush()
 
 
 def lines(file: str) -> Iterator[str]:
