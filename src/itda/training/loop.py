@@ -105,6 +105,7 @@ def train(work: Work, standing: Standing) -> Iterator[UpdateReport | ValidationR
     """
     config = work.config
     clock = Clock(work.started, standing.seconds)
+    standing.stopped = standing.stopped or _budget_used(work, standing)  # by an earlier session with a larger budget
     if standing.stopped:
         return
     for update in _updates(work, standing):
