@@ -80,7 +80,7 @@ def read(corpus: str, swap: bool, limit: int = 0) -> Pairs:
 def measure_run(path: Path, options: argparse.Namespace) -> tuple[dict[str, Any], Measured, Pairs]:
     """Measure one run folder; corpora and beam that are not given are those of its recipe."""
     from itda import config
-    from itda.run import RunFolder
+    from itda.run import RunFolder, read_metrics
     from itda.seq2seq import Seq2Seq
 
     run = RunFolder.open(path)
@@ -101,6 +101,7 @@ def measure_run(path: Path, options: argparse.Namespace) -> tuple[dict[str, Any]
             "about": recipe.about,
             "beam_size": beam,
             "training": {**training, "seed": recipe.train.seed, "corpus": public_name(recipe.data.train)},
+            "curve": curve(read_metrics(run.metrics_path)),
             "evaluation": found.evaluation,
             "baselines": found.baselines,
             "against": found.against,
@@ -111,6 +112,18 @@ def measure_run(path: Path, options: argparse.Namespace) -> tuple[dict[str, Any]
         found,
         test,
     )
+
+
+def curve(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the learning curve: every validation against minutes, with the mean training loss since the one before."""
+    points, losses = [], [0.0, 0]
+    for line in metrics:
+        if line["kind"] == "update":
+            losses = [losses[0] + float(line["nll"]) * line["num_targets"], losses[1] + line["num_targets"]]
+        else:
+            nll, losses = losses[0] / max(1, losses[1]), [0.0, 0]
+            points.append({"step": line["step"], "minutes": line["minutes"], "train_nll": nll, **line["metrics"]})
+    return points
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
