@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from itda.batch import EOS, SPECIALS, UNK, Batch, pad_tokens, pad_vectors, token_batch
+from itda.batch import EOS, SPECIALS, UNK, Batch, Vectors, pad_tokens, pad_vectors, token_batch
 from itda.build import build_model
 from itda.config import Config, DecodeConfig, parse, read_text
+from itda.config.keys import Setting, lookup
 from itda.decode.history import Found
 from itda.decode.search import beam_search
 from itda.errors import UserError
@@ -223,16 +224,16 @@ class Seq2Seq:
         )
 
     @torch.inference_mode()
-    def predict(self, series: Sequence[Tensor] | Tensor, length: int) -> Float[Tensor, "batch length dim"]:
-        """Predict `length` vectors for each source, each fed back as the next input: no teacher forcing."""
+    def predict(self, series: Iterable[Any], length: int) -> Float[Tensor, "batch length dim"]:
+        """Predict `length` vectors for each source, each fed back as the next input: no teacher forcing.
+
+        A source is a tensor, an array or a list of shape (length, dim); their lengths may differ.
+        """
         if self.config.data.kind != "vectors":
             raise UserError("predict is for data.kind = vectors; this model reads text: use generate.")
-        src = pad_vectors([torch.as_tensor(values) for values in series])
-        if src.values.shape[2] != self.config.data.src_dim:
-            raise UserError(
-                f"a source has {src.values.shape[2]} numbers a position; "
-                f"this model reads data.src_dim = {self.config.data.src_dim}."
-            )
+        if length < 1:
+            raise UserError(f"length is {length}; it must be 1 or more.")
+        src = self._vectors(series)
         model = self.model.eval()
         memory = model.encode(src.to(self.device))
         state = model.decoder.start(memory)
@@ -243,6 +244,20 @@ class Seq2Seq:
             previous = model.head.predict(decoded, memory)[:, 0]
             outputs.append(previous)
         return torch.stack(outputs, dim=1)
+
+    def _vectors(self, series: Iterable[Any]) -> Vectors:
+        sources, dim = [torch.as_tensor(values) for values in series], self.config.data.src_dim
+        if not sources:
+            raise UserError("there is no source to predict from; give at least one.")
+        wrong = next(
+            (source for source in sources if source.dim() != 2 or source.shape[1] != dim or not len(source)), None
+        )
+        if wrong is not None:
+            raise UserError(
+                f"a source has the shape {tuple(wrong.shape)}; this model reads data.src_dim = {dim}: "
+                f"give a list of sources, each (length, {dim}) with at least one position."
+            )
+        return pad_vectors(sources)
 
     def _tokenizers(self) -> TokenizerPair:
         if self.tokenizers is None:
@@ -262,9 +277,10 @@ def take(lines: Iterator[tuple[int, str]], count: int, characters: int) -> list[
 
 
 def decode_settings(config: DecodeConfig, settings: dict[str, Any]) -> DecodeConfig:
-    """The [decode] section with some settings replaced; None leaves a setting as it is."""
-    given = {name: value for name, value in settings.items() if value is not None}
-    unknown = sorted(set(given) - set(vars(config)))
-    if unknown:
-        raise UserError(f"unknown decode setting '{unknown[0]}'; there are {', '.join(vars(config))}.")
-    return replace(config, **given)
+    """The [decode] section with some settings replaced, each checked as in a recipe; None leaves one as it is."""
+    for name, value in settings.items():
+        if value is not None:
+            known = lookup(f"decode.{name}", "generate")
+            assert isinstance(known, Setting), "the decode section has no subsections"
+            config = replace(config, **{name: known.check(value, "generate")})
+    return config
