@@ -85,6 +85,7 @@ class Session:
         """Write a checkpoint, then note in run.json how far training is."""
         old, self.off_schedule = self.off_schedule, set() if standing.step in standing.validated else {standing.step}
         state = standing.to_json() | {"metrics_bytes": self.log.sync(), "off_schedule": sorted(self.off_schedule)}
+        state["budget"] = budget(self.config)
         best = standing.best_step or None
         keep = checkpoint.Keep(self.config.train.keep, self.config.train.average, best, frozenset(old))
         model = self.seq2seq.model.state_dict()
@@ -143,7 +144,7 @@ def open_session(
 
 def _prepare(run: RunFolder, config: Config, device: torch.device, started: float) -> Session:
     notices: list[str] = []
-    longer = _write_config(run, config)
+    _write_config(run, config)
     if config.data.kind == "text":
         tokenizers, dataset, valid_pairs, facts = _text(run, config, notices)
         sizes = tokenizers.src.vocab_size, tokenizers.tgt.vocab_size
@@ -162,8 +163,9 @@ def _prepare(run: RunFolder, config: Config, device: torch.device, started: floa
         saved.load_optimizer(optimizer)
         state = dict(saved.state)
         length, off_schedule = state.pop("metrics_bytes"), set(state.pop("off_schedule"))
+        old_budget = state.pop("budget")
         standing = Standing(**state)
-        if longer:
+        if old_budget != budget(config):  # of the checkpoint, not of config.toml: a kill may lie between the two
             standing.stopped = ""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     run.update(
@@ -201,14 +203,19 @@ def make_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optimi
     )
 
 
-def _write_config(run: RunFolder, config: Config) -> bool:
-    """Write config.toml, or hold the recipe against the one there; say whether the budget has changed."""
+def budget(config: Config) -> list[float]:
+    """How long training may go on."""
+    return [getattr(config.train, name) for name in BUDGET]
+
+
+def _write_config(run: RunFolder, config: Config) -> None:
+    """Write config.toml, or hold the recipe against the one there: only its budget may have changed."""
     if not run.has("config.toml"):
         run.write_config(recipes.dumps(config))
-        return False
+        return
     old = recipes.parse(recipes.read_text(run.config_path), source=str(run.config_path))
-    budget = {name: getattr(old.train, name) for name in BUDGET}
-    same_budget = replace(config, train=replace(config.train, **budget))
+    kept: dict[str, Any] = dict(zip(BUDGET, budget(old), strict=True))
+    same_budget = replace(config, train=replace(config.train, **kept))
     if same_budget != old:
         before, now = recipes.dumps(old).splitlines(), recipes.dumps(same_budget).splitlines()
         changed = next(line for line in now if line not in before)
@@ -216,10 +223,8 @@ def _write_config(run: RunFolder, config: Config) -> bool:
             f"{run.path} was begun with another recipe (now {changed}); only the budget may change with --resume: "
             "use the same recipe, or another --run folder."
         )
-    if config == old:
-        return False
-    run.write_config(recipes.dumps(config))
-    return True
+    if config != old:
+        run.write_config(recipes.dumps(config))
 
 
 def _text(
