@@ -139,7 +139,7 @@ class Seq2Seq:
             places = order[start : start + batch_size]
             found = self._search([encoded[place] for place in places], decode, n_best)
             for place, candidates in zip(places, found, strict=True):
-                surfaces = tokenizer.surfaces(lines[place][1])[:limit]
+                surfaces = tokenizer.surfaces(lines[place][1])[:limit] if decode.replace_unknown else []
                 many = tuple(
                     self._hypothesis(one, encoded[place], surfaces, decode.replace_unknown) for one in candidates
                 )
