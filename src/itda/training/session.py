@@ -217,14 +217,22 @@ def _write_config(run: RunFolder, config: Config) -> None:
     kept: dict[str, Any] = dict(zip(BUDGET, budget(old), strict=True))
     same_budget = replace(config, train=replace(config.train, **kept))
     if same_budget != old:
-        before, now = recipes.dumps(old).splitlines(), recipes.dumps(same_budget).splitlines()
-        changed = next(line for line in now if line not in before)
         raise UserError(
-            f"{run.path} was begun with another recipe (now {changed}); only the budget may change with --resume: "
-            "use the same recipe, or another --run folder."
+            f"{run.path} was begun with another recipe (now {_first_change(old, same_budget)}); "
+            "only the budget may change with --resume: use the same recipe, or another --run folder."
         )
     if config != old:
         run.write_config(recipes.dumps(config))
+
+
+def _first_change(old: Config, new: Config) -> str:
+    """The first setting that differs, with its section: the same line may stand in several."""
+    section = ""
+    for before, now in zip(recipes.dumps(old).splitlines(), recipes.dumps(new).splitlines(), strict=True):
+        section = now.strip("[]") + "." if now.startswith("[") else section
+        if before != now:
+            return section + now
+    raise AssertionError("two recipes that differ are written differently")
 
 
 def _text(
