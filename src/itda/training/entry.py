@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,7 @@ def train(
 
     `overrides` are "key=value" strings; `updates`, `epochs` or `minutes` replace the recipe's whole budget. The run
     folder is `run`, or runs/<recipe name>; the model's `path` says where. `on_report` sees every update and validation.
+    Pairs that were skipped, and the like, are warnings.
     """
     if isinstance(recipe, Config):
         config = recipe
@@ -53,6 +55,8 @@ def train(
         config = recipes.load(recipe, overrides, updates=updates, epochs=epochs, minutes=minutes)
     path = Path(run) if run is not None else Path("runs") / config.name
     session = open_session(config, path, resume=resume, overwrite=overwrite, device=device)
+    for notice in session.notices:  # pairs that were skipped, among others
+        warnings.warn(notice, stacklevel=2)
     return complete(session, on_report or (lambda report: None))
 
 
@@ -106,13 +110,13 @@ def fit(
     return train(config, run=run if run is not None else _free(Path("runs"), "fit"), **settings)
 
 
-def _write_texts(pairs: Sequence[tuple[str, str]]) -> str:
+def _write_texts(pairs: Sequence[tuple[Any, Any]]) -> str:
     """Write pairs into a file named after their content, so that the run can be resumed and its data checked."""
     lines = []
     for number, pair in enumerate(pairs):
         if len(pair) != 2 or not all(isinstance(side, str) for side in pair):
             raise UserError(f"pair {number} is not (source text, target text); every pair must be two strings.")
-        bad = next((mark for side in pair for mark in "\t\n" if mark in side), None)
+        bad = next((mark for side in pair for mark in "\t\r\n" if mark in side), None)
         if bad:
             raise UserError(f"pair {number} holds {bad!r}, which separates pairs in a file; replace it by a space.")
         lines.append(f"{pair[0]}\t{pair[1]}\n")
