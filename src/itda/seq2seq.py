@@ -95,7 +95,8 @@ class Seq2Seq:
         sizes = (tokenizers.src.vocab_size, tokenizers.tgt.vocab_size) if tokenizers else (0, 0)
         model = build_model(config, *sizes)
         run.load_weights(model)
-        return cls(config, model.to(device).eval(), tokenizers, run.path, torch.device(device))
+        place = find_device(device)
+        return cls(config, model.to(place).eval(), tokenizers, run.path, place)
 
     def generate(
         self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **settings: Any
@@ -117,9 +118,8 @@ class Seq2Seq:
     ) -> Iterator[Hypothesis]:
         """Generate lazily: `chunk` lines are read, decoded in batches of similar length, and given back in order."""
         decode = decode_settings(self.config.decode, settings)
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be 1 or more.")
-        lines = enumerate(texts, start=1)
+        check_count(batch_size=batch_size, n_best=n_best, chunk=chunk)
+        lines = checked(texts)
         while held := take(lines, chunk, CHARACTERS):
             yield from self._decode_chunk(held, decode, n_best, batch_size)
 
@@ -172,7 +172,7 @@ class Seq2Seq:
                 position: surfaces[int(found.weights[position, : len(src_ids)].argmax())] for position in targets
             }
         return Hypothesis(
-            text=tokenizers.tgt.decode(found.ids, unknown),
+            text=one_line(tokenizers.tgt.decode(found.ids, unknown)),
             score=found.score,
             log_prob=found.log_prob,
             tokens=tuple(tokenizers.tgt.pieces(found.ids)),
@@ -185,7 +185,12 @@ class Seq2Seq:
     def score(self, pairs: Iterable[tuple[str, str]], *, batch_size: int = BATCH) -> list[PairScore]:
         """Give log p(target | source) of each pair under teacher forcing, with eos; nothing is cut."""
         tokenizers = self._tokenizers()
-        encoded = [(tokenizers.src.encode(src), tokenizers.tgt.encode(tgt)) for src, tgt in pairs]
+        check_count(batch_size=batch_size)
+        encoded = []
+        for number, pair in enumerate(pairs, start=1):
+            if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(side, str) for side in pair):
+                raise UserError(f"pair {number} is {pair!r:.60}; it must be (source text, target text).")
+            encoded.append((tokenizers.src.encode(pair[0]), tokenizers.tgt.encode(pair[1])))
         scores: list[PairScore | None] = [None] * len(encoded)
         order = sorted(range(len(encoded)), key=lambda place: (len(encoded[place][1]), len(encoded[place][0])))
         for start in range(0, len(order), batch_size):
@@ -265,6 +270,34 @@ class Seq2Seq:
         return self.tokenizers
 
 
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of a name; `auto` is cuda where there is one. UserError where this machine has no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        allowed = "auto, cpu" + (", cuda" if torch.cuda.is_available() else "")
+        raise UserError(f"device is {name}, which PyTorch cannot use here; it may be {allowed}") from error
+    return device
+
+
+def checked(texts: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Number the texts from 1, and refuse what is none."""
+    for number, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise UserError(f"text {number} is {text!r:.60}, of type {type(text).__name__}; it must be a str.")
+        yield number, text
+
+
+def check_count(**counts: int) -> None:
+    """Refuse what is not a whole number of 1 or more."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} is {value!r}; it must be a whole number, 1 or more.")
+
+
 def take(lines: Iterator[tuple[int, str]], count: int, characters: int) -> list[tuple[int, str]]:
     """Take so many lines, fewer where they are long: what is held stays small whatever comes in."""
     held, size = list[tuple[int, str]](), 0
@@ -284,3 +317,8 @@ def decode_settings(config: DecodeConfig, settings: dict[str, Any]) -> DecodeCon
             assert isinstance(known, Setting), "the decode section has no subsections"
             config = replace(config, **{name: known.check(value, "generate")})
     return config
+
+
+def one_line(text: str) -> str:
+    """Keep an output on its line: a model with byte pieces can write what ends a line, though it never read one."""
+    return text.replace("\r", " ").replace("\n", " ")

@@ -42,13 +42,15 @@ def generate(
     model = Seq2Seq.load(run, choose_device(device))
     settings: dict[str, Any] = {"beam_size": beam, "length_penalty": length_penalty, "replace_unknown": replace_unknown}
     held = 1 if file == "-" and sys.stdin.isatty() else CHUNK  # a person is answered line by line
-    for hypothesis in model.stream(lines(file), n_best=n_best, batch_size=batch, chunk=held, **settings):
+    found = model.stream(lines(file), n_best=n_best, batch_size=batch, chunk=held, **settings)
+    for number, hypothesis in enumerate(found, start=1):
         if hypothesis.notice:
             say(hypothesis.notice)
         for one in hypothesis.n_best or (hypothesis,):
             if json:
                 emit(
                     {
+                        "line": number,
                         "text": one.text,
                         "score": one.score,
                         "log_prob": one.log_prob,
@@ -58,7 +60,7 @@ def generate(
                     }
                 )
             else:
-                print(one.text if n_best == 1 else f"{one.score:.4f}\t{one.text}")
+                print(f"{one.score:.4f}\t{one.text}" if n_best > 1 and hypothesis.n_best else one.text)
         if held == 1:
             sys.stdout.flush()
 

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from itda.errors import UserError
-
 if TYPE_CHECKING:
     import torch
 
@@ -27,14 +25,10 @@ def apply_threads(threads: int | None) -> None:
 
 def choose_device(name: str) -> torch.device:
     """Find the device called `name`; UserError where this machine has no such one."""
-    import torch
+    from itda.errors import UserError
+    from itda.seq2seq import find_device
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        allowed = "auto, cpu" + (", cuda" if torch.cuda.is_available() else "")
-        raise UserError(f"--device is {name}, which PyTorch cannot use here; it may be {allowed}") from error
-    return device
+        return find_device(name)
+    except UserError as error:
+        raise UserError(f"--{error}") from error

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+SCALARS = ("loss", "nll", "learning_rate")
+
 
 @app.command(context_settings={"ignore_unknown_options": False})
 def train(
@@ -119,6 +121,7 @@ class Interruption:
 def writer(path: Path) -> Any:
     """Return a function that writes each report as TensorBoard scalars."""
     from itda.errors import UserError
+    from itda.training.loop import ValidationReport
 
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -129,13 +132,12 @@ def writer(path: Path) -> Any:
     board = SummaryWriter(str(path / "tensorboard"))
 
     def write(report: Report) -> None:
-        values = (
-            report.metrics
-            if hasattr(report, "metrics")
-            else {"loss": report.loss, "nll": report.nll, "learning_rate": report.learning_rate}
-        )
+        if isinstance(report, ValidationReport):
+            kind, values = "valid", report.metrics
+        else:
+            kind, values = "train", {name: getattr(report, name) for name in SCALARS}
         for name, value in values.items():
-            board.add_scalar(f"{'valid' if hasattr(report, 'metrics') else 'train'}/{name}", value, report.step)
+            board.add_scalar(f"{kind}/{name}", value, report.step)
         board.flush()
 
     return write

@@ -151,7 +151,7 @@ class SubwordTokenizer:
 
     def surfaces(self, text: str) -> list[str]:
         """Give the text behind each id of `encode(text)`, without the space in front of a word."""
-        return [piece.removeprefix(SPACE_MARK) or SPACE_MARK for piece in self.pieces(self.encode(text))]
+        return [piece.removeprefix(SPACE_MARK) or " " for piece in self.pieces(self.encode(text))]
 
     def to_bytes(self) -> bytes:
         """Write the model as sentencepiece's own file format."""

@@ -103,8 +103,9 @@ class ListTokenizer:
         return [_readable(SPECIALS[i] if i < offset else self.entries[i - offset], self.kind) for i in ids]
 
     def surfaces(self, text: str) -> list[str]:
-        """Give the text behind each id of `encode(text)`, known or not."""
-        return [_readable(part, self.kind) for part in self._split(text)]
+        """Give the text behind each id of `encode(text)`, known or not, without the space in front of a word."""
+        words = self.kind == "words"
+        return [part.removeprefix(" ") if words and len(part) > 1 else part for part in self._split(text)]
 
     def to_bytes(self) -> bytes:
         """Write the entries as JSON."""

@@ -37,12 +37,12 @@ class Keep:
     last: int = 3
     average: int = 1
     best: int | None = None
-    off_schedule: frozenset[int] = frozenset()  # of interruptions: they go with the next save
+    off_schedule: frozenset[int] = frozenset()  # of interruptions: only the newest stays, and takes nobody's place
 
     def kept(self, steps: Collection[int], newest: int) -> set[int]:
         """Return which of the steps stay once `newest` is safe; later ones were found damaged and are replaced."""
-        past = sorted(step for step in steps if step <= newest and step not in self.off_schedule - {newest})
-        return set(past[-max(self.last, self.average, 1) :]) | {step for step in past if step == self.best}
+        past = sorted(step for step in steps if step <= newest and step not in self.off_schedule)
+        return {newest, *past[-max(self.last, self.average, 1) :]} | {step for step in past if step == self.best}
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from itda import config as recipes
 from itda import durable
 from itda.config import Config
 from itda.errors import UserError
-from itda.seq2seq import Seq2Seq
+from itda.seq2seq import Seq2Seq, find_device
 from itda.training.report import draw_curve
 from itda.training.session import Report, Session, cache_folder, open_session
 
@@ -54,7 +55,9 @@ def train(
     else:
         config = recipes.load(recipe, overrides, updates=updates, epochs=epochs, minutes=minutes)
     path = Path(run) if run is not None else Path("runs") / config.name
-    session = open_session(config, path, resume=resume, overwrite=overwrite, device=device)
+    if resume and overwrite:
+        raise UserError("resume goes on with a run and overwrite removes it; give one of the two.")
+    session = open_session(config, path, resume=resume, overwrite=overwrite, device=find_device(device))
     for notice in session.notices:  # pairs that were skipped, among others
         warnings.warn(notice, stacklevel=2)
     return complete(session, on_report or (lambda report: None))
@@ -89,10 +92,7 @@ def fit(
     Without `valid`, every tenth text pair (500 at most) is held out where there are 50 or more. Unless they are named,
     the recipe is `fit` for text and `lecture-vectors` for vectors, and the run folder runs/fit, runs/fit-2, ...
     """
-    train_pairs = list(pairs)
-    if not train_pairs:
-        raise UserError("fit got no pairs; give at least one (source, target).")
-    held = [] if valid is None else list(valid)
+    train_pairs, held = _checked(pairs, "pairs"), [] if valid is None else _checked(valid, "valid")
     vectors = not isinstance(train_pairs[0][0], str)
     if valid is None and len(train_pairs) >= 50 and not vectors:
         step = max(10, len(train_pairs) // 500)
@@ -110,11 +110,24 @@ def fit(
     return train(config, run=run if run is not None else _free(Path("runs"), "fit"), **settings)
 
 
+def _checked(pairs: Iterable[Any], name: str) -> list[tuple[Any, Any]]:
+    """Refuse what is no list of pairs: a dict, or texts in place of pairs, would be taken apart in silence."""
+    if isinstance(pairs, (str, Mapping)) or not isinstance(pairs, Iterable):
+        raise UserError(f"{name} is a {type(pairs).__name__}; give a list of (source, target) pairs.")
+    found = list(pairs)
+    if not found:
+        raise UserError(f"fit got no {name}; give at least one (source, target).")
+    for number, pair in enumerate(found):
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise UserError(f"{name}[{number}] is {pair!r:.60}; it must be a pair (source, target).")
+    return found
+
+
 def _write_texts(pairs: Sequence[tuple[Any, Any]]) -> str:
     """Write pairs into a file named after their content, so that the run can be resumed and its data checked."""
     lines = []
     for number, pair in enumerate(pairs):
-        if len(pair) != 2 or not all(isinstance(side, str) for side in pair):
+        if not all(isinstance(side, str) for side in pair):
             raise UserError(f"pair {number} is not (source text, target text); every pair must be two strings.")
         bad = next((mark for side in pair for mark in "\t\r\n" if mark in side), None)
         if bad:
@@ -136,8 +149,10 @@ def _write_vectors(pairs: Sequence[tuple[Any, Any]]) -> str:
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).hexdigest()
     path = cache_folder() / "pairs" / f"{digest[:20]}.npz"
     if not path.exists():
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy means its own allow_pickle
         durable.make_folder(path.parent)
-        np.savez(path, **arrays)  # type: ignore[arg-type]  # numpy means its own allow_pickle
+        durable.write_whole(path, buffer.getvalue())
     return str(path)
 
 

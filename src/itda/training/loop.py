@@ -16,6 +16,7 @@ import torch
 
 from itda.batch import Batch
 from itda.config import TrainConfig
+from itda.errors import ItdaError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.training.objective import Objective
 from itda.training.schedule import learning_rate
@@ -173,6 +174,12 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
         (sums.objective / update.num_targets).backward()
         loss, nll = loss + sums.objective.detach(), nll + sums.nll.detach()
     norm = torch.nn.utils.clip_grad_norm_(work.model.parameters(), config.clip_norm or math.inf)
+    if not math.isfinite(float(loss) + float(norm)):
+        raise ItdaError(
+            f"training diverged at update {standing.step + 1}: the loss is {float(loss) / update.num_targets:g}, "
+            f"the gradient norm {float(norm):g}; checkpoints before it are kept; lower train.learning_rate (now "
+            f"{config.learning_rate:g}) or set train.clip_norm, and begin anew with --overwrite."
+        )
     work.optimizer.step()
     return UpdateReport(
         step=standing.step + 1,

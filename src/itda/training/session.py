@@ -87,7 +87,9 @@ class Session:
         state = standing.to_json() | {"metrics_bytes": self.log.sync(), "off_schedule": sorted(self.off_schedule)}
         state["budget"] = budget(self.config)
         best = standing.best_step or None
-        keep = checkpoint.Keep(self.config.train.keep, self.config.train.average, best, frozenset(old))
+        keep = checkpoint.Keep(
+            self.config.train.keep, self.config.train.average, best, frozenset(old | self.off_schedule)
+        )
         model = self.seq2seq.model.state_dict()
         checkpoint.save(self.run.checkpoints, standing.step, model, self.optimizer, state, keep)
         self.run.update(status="training", update=standing.step, best=self.best(), minutes=standing.seconds / 60)
