@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from zoo import FEW, KINDS, VOCAB, batch_of, fresh, model_of, padded
 
-from itda.batch import PAD, Tokens, Vectors, vector_batch
+from itda.batch import PAD, Tokens, Vectors, token_batch, vector_batch
 from itda.build import build_model
-from itda.config import Config, DecoderConfig, EncoderConfig, ModelConfig
+from itda.config import AttentionConfig, Config, DecoderConfig, EncoderConfig, ModelConfig
 from itda.nn.attention import AdditiveAttention, ConcatAttention, DotAttention, GeneralAttention
 from itda.nn.embedding import SequenceDropout, VectorEmbedding, reverse_sequences
 from itda.nn.heads import SoftmaxHead, VectorHead
@@ -431,3 +431,30 @@ def test_the_first_row_of_vectors_is_predicted_from_zeros():
     batch = vector_batch([torch.randn(3, 2)], [torch.randn(4, 2)])
     assert not batch.tgt_in.values[0, 0].any()
     assert torch.equal(batch.tgt_in.values[0, 1:], batch.tgt_out.values[0, :-1])
+
+
+@pytest.mark.parametrize("decoder", ["plain", "bahdanau", "luong"])
+@pytest.mark.parametrize("feeding", [True, False])
+def test_variational_dropout_drops_the_same_features_at_every_step(decoder: str, feeding: bool):
+    config = Config(
+        model=ModelConfig(
+            embedding_dim=24,
+            dropout=0.5,
+            variational=True,
+            encoder=EncoderConfig(dim=16, num_layers=2),
+            decoder=DecoderConfig(kind=decoder, dim=16, num_layers=2, input_feeding=feeding),
+            attention=AttentionConfig(kind="additive", dim=8),
+        )
+    )
+    torch.manual_seed(0)
+    model = build_model(config, 20, 20).train()
+    batch = token_batch([[5, 6, 7], [8, 9, 10]], [[5, 6, 7, 8], [7, 8, 9, 5]])
+    state, steps = model.decoder.start(model.encode(batch.src)), []
+    for position in range(5):
+        decoded, state = model.decoder.step(batch.tgt_in.ids[:, position], state)
+        steps.append(decoded.features)
+    for features in (torch.cat(steps, 1), model(batch).features):
+        dropped = features == 0
+        assert dropped.any()
+        assert (dropped == dropped[:, :1]).all(), "one mask for all positions of a sentence"
+        assert not torch.equal(dropped[0], dropped[1]), "and another for each sentence"

@@ -42,13 +42,21 @@ class SequenceDropout(nn.Module):
         super().__init__()
         self.rate, self.variational = rate, variational
 
-    def forward(self, values: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
-        """Drop features and scale the rest by 1 / (1 - rate), in training only."""
+    def forward(
+        self, values: Float[Tensor, "batch time dim"], mask: Float[Tensor, "batch dim"] | None = None
+    ) -> Float[Tensor, "batch time dim"]:
+        """Drop features and scale the rest by 1 / (1 - rate), in training only; `mask` is one that `draw` gave."""
+        if mask is not None:
+            return values * mask[:, None]
         if not self.training or self.rate == 0.0:
             return values
         if not self.variational:
             return nn.functional.dropout(values, self.rate)
         return values * self.mask(values[:, :1])
+
+    def draw(self, like: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"] | None:
+        """Draw the masks of whole sentences before a loop over time; None where each position draws its own."""
+        return self.mask(like) if self.training and self.variational and self.rate else None
 
     def mask(self, like: Tensor) -> Tensor:
         """Draw a scaled keep mask of the shape of `like`."""

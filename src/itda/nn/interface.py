@@ -53,28 +53,33 @@ class State:
     """Where a decoder stands: the memory, what was derived from it once a sentence, and what each row carries.
 
     Row r belongs to sentence r // width, so nothing of the memory is copied for each beam. `keys` has sentences
-    on dim 0 and is never reordered; `cache` has rows on dim 0.
+    on dim 0 and is never reordered; `cache` has rows on dim 0, and so have `masks`, the dropout masks that stay the
+    same for a whole sentence (variational dropout, in training only).
     """
 
     memory: Memory
     keys: Tree
     cache: Tree
     width: int = 1
+    masks: Tree = None
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> State:
         """Let row i go on from what row `rows[i]` was; a row may only come from its own sentence."""
-        return replace(self, cache=tree_map(lambda t: t[rows], self.cache))
+        cache, masks = tree_map(lambda t: t[rows], (self.cache, self.masks))
+        return replace(self, cache=cache, masks=masks)
 
     def select(self, sentences: Int[Tensor, " kept"]) -> State:
         """Keep some sentences and all of their rows."""
         rows = (sentences[:, None] * self.width + torch.arange(self.width, device=sentences.device)).flatten()
         keys = tree_map(lambda t: t[sentences], self.keys)
-        return State(self.memory.select(sentences), keys, tree_map(lambda t: t[rows], self.cache), self.width)
+        cache, masks = tree_map(lambda t: t[rows], (self.cache, self.masks))
+        return State(self.memory.select(sentences), keys, cache, self.width, masks)
 
     def widen(self, width: int) -> State:
         """Give each sentence `width` rows, copies of its single row."""
         assert self.width == 1, "only a state with one row a sentence can be widened"
-        return replace(self, cache=tree_map(lambda t: t.repeat_interleave(width, dim=0), self.cache), width=width)
+        cache, masks = tree_map(lambda t: t.repeat_interleave(width, dim=0), (self.cache, self.masks))
+        return replace(self, cache=cache, width=width, masks=masks)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from itda.nn.interface import Decoded, Decoder, Memory, State
 from itda.nn.recurrent import Cell, CellState, make_cell
 
 StackState = tuple[CellState, ...]  # one entry a layer
+Masks = tuple[Tensor | None, ...]  # of the embedding, of the input of each layer above the first, of the features
 
 
 class Stack(nn.Module):
@@ -30,12 +31,12 @@ class Stack(nn.Module):
         self.input_dim, self.dim, self.dropout = input_dim, dim, dropout
         self.cells = nn.ModuleList(make_cell(cell, input_dim if not i else dim, dim) for i in range(num_layers))
 
-    def step(self, inputs: Float[Tensor, "rows gates"], state: StackState) -> StackState:
-        """All layers, one position; `inputs` is already mapped by the first layer's `inputs`."""
+    def step(self, inputs: Float[Tensor, "rows gates"], state: StackState, masks: Masks | None = None) -> StackState:
+        """All layers, one position; `inputs` is already mapped by the first layer's `inputs`, and dropped."""
         new: list[CellState] = []
         for layer, cell in enumerate(self.cells):
             if layer:
-                inputs = cell.inputs(self.dropout(new[-1][0][:, None])[:, 0])
+                inputs = cell.inputs(self.dropout(new[-1][0][:, None], masks[layer] if masks else None)[:, 0])
             new.append(cell.step(inputs, state[layer]))
         return tuple(new)
 
@@ -78,9 +79,17 @@ class Readout(nn.Module):
         super().__init__()
         self.map, self.dropout = nn.Linear(input_dim, dim), dropout
 
-    def forward(self, values: Float[Tensor, "rows tgt input"]) -> Float[Tensor, "rows tgt dim"]:
-        """Map and drop."""
-        return self.dropout(torch.tanh(self.map(values)))
+    def forward(
+        self, values: Float[Tensor, "rows tgt input"], mask: Tensor | None = None
+    ) -> Float[Tensor, "rows tgt dim"]:
+        """Map and drop, by the sentences' mask where it is given."""
+        return self.dropout(torch.tanh(self.map(values)), mask)
+
+
+def draw_masks(dropout: SequenceDropout, memory: Memory, embed_dim: int, stack: Stack, feature_dim: int) -> Masks:
+    """Draw what stays the same for a whole sentence (variational dropout): None, and None again, where nothing does."""
+    sizes = [embed_dim, *[stack.dim] * (len(stack.cells) - 1), feature_dim]
+    return tuple(dropout.draw(memory.states.new_zeros(len(memory.mask), size)) for size in sizes)
 
 
 class PlainDecoder(Decoder):
@@ -95,7 +104,7 @@ class PlainDecoder(Decoder):
 
     def start(self, memory: Memory) -> State:
         """s_0 from the encoder's summary."""
-        return State(memory, None, self.bridge(memory))
+        return State(memory, None, self.bridge(memory), masks=self._masks(memory))
 
     def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
         """All positions at once, by torch's own kernel."""
@@ -105,12 +114,15 @@ class PlainDecoder(Decoder):
 
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """s_t = f(s_{t-1}, y_{t-1})."""
-        embedded = self.dropout(self.embed(previous)[:, None])[:, 0]
-        cache = self.stack.step(self.stack.cells[0].inputs(embedded), state.cache)
-        return self._decoded(cache[-1][0][:, None]), replace(state, cache=cache)
+        embedded = self.dropout(self.embed(previous)[:, None], state.masks[0])[:, 0]
+        cache = self.stack.step(self.stack.cells[0].inputs(embedded), state.cache, state.masks)
+        return self._decoded(cache[-1][0][:, None], state.masks[-1]), replace(state, cache=cache)
 
-    def _decoded(self, hidden: Tensor) -> Decoded:
-        return Decoded(self.readout(hidden) if self.readout else self.dropout(hidden))
+    def _masks(self, memory: Memory) -> Masks:
+        return draw_masks(self.dropout, memory, self.embed.dim, self.stack, self.dim)
+
+    def _decoded(self, hidden: Tensor, mask: Tensor | None = None) -> Decoded:
+        return Decoded(self.readout(hidden, mask) if self.readout else self.dropout(hidden, mask))
 
 
 class BahdanauDecoder(Decoder):
@@ -136,27 +148,29 @@ class BahdanauDecoder(Decoder):
 
     def start(self, memory: Memory) -> State:
         """s_0, and the keys of the attention."""
-        return State(memory, self.attention.keys(memory.states), self.bridge(memory))
+        masks = draw_masks(self.dropout, memory, self.embed.dim, self.stack, self.dim)
+        return State(memory, self.attention.keys(memory.states), self.bridge(memory), masks=masks)
 
     def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
         """The loop over time, with gold inputs."""
-        embedded = self.dropout(self.embed(tgt_in.values))
         state = self.start(memory)
+        embedded = self.dropout(self.embed(tgt_in.values), state.masks[0])
         hidden, contexts, alphas = [], [], []
         for inputs in self._inputs(embedded).unbind(1):
             context, alpha, state = self._advance(inputs, state)
             hidden.append(state.cache[-1][0])
             contexts.append(context)
             alphas.append(alpha)
-        return self._decoded(
-            embedded, torch.stack(hidden, 1), torch.stack(contexts, 1), torch.stack(alphas, 1) if weights else None
-        )
+        read = torch.cat([torch.stack(hidden, 1), torch.stack(contexts, 1), embedded], dim=-1)
+        alpha = torch.stack(alphas, 1) if weights else None
+        return Decoded(self.readout(read, state.masks[-1]), alpha, torch.stack(contexts, 1))
 
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """One position."""
-        embedded = self.dropout(self.embed(previous)[:, None])
+        embedded = self.dropout(self.embed(previous)[:, None], state.masks[0])
         context, alpha, state = self._advance(self._inputs(embedded)[:, 0], state)
-        return self._decoded(embedded, state.cache[-1][0][:, None], context[:, None], alpha[:, None]), state
+        read = torch.cat([state.cache[-1][0], context, embedded[:, 0]], dim=-1)[:, None]
+        return Decoded(self.readout(read, state.masks[-1]), alpha[:, None], context[:, None]), state
 
     def _inputs(self, embedded: Float[Tensor, "rows tgt embedding"]) -> Float[Tensor, "rows tgt gates"]:
         """The part of the first cell's input map that belongs to y, with the biases."""
@@ -169,11 +183,8 @@ class BahdanauDecoder(Decoder):
         query = state.cache[-1][0]  # s_{t-1}
         context, alpha = attend(self.attention, query, state)
         context_map = self.stack.cells[0].kernel.weight_ih_l0[:, self.embed.dim :]
-        cache = self.stack.step(torch.addmm(inputs, context, context_map.t()), state.cache)
+        cache = self.stack.step(torch.addmm(inputs, context, context_map.t()), state.cache, state.masks)
         return context, alpha, replace(state, cache=cache)
-
-    def _decoded(self, embedded: Tensor, hidden: Tensor, contexts: Tensor, alphas: Tensor | None) -> Decoded:
-        return Decoded(self.readout(torch.cat([hidden, contexts, embedded], dim=-1)), alphas, contexts)
 
 
 class LuongDecoder(Decoder):
@@ -202,12 +213,13 @@ class LuongDecoder(Decoder):
         """s_0 and a zero attentional vector, and the keys of the attention."""
         first = self.bridge(memory)
         feed = memory.states.new_zeros(len(memory.mask), self.dim) if self.input_feeding else None
-        return State(memory, self.attention.keys(memory.states), (first, feed))
+        masks = draw_masks(self.dropout, memory, self.embed.dim, self.stack, self.dim)
+        return State(memory, self.attention.keys(memory.states), (first, feed), masks=masks)
 
     def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
         """All positions at once without input feeding, else step by step."""
-        embedded = self.dropout(self.embed(tgt_in.values))
         state = self.start(memory)
+        embedded = self.dropout(self.embed(tgt_in.values), state.masks[0])
         if self.input_feeding:
             return self._loop(embedded, state, weights)
         hidden = self.stack.sequence(embedded, state.cache[0], tgt_in.mask)
@@ -216,7 +228,7 @@ class LuongDecoder(Decoder):
 
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """One position."""
-        return self._advance(self.dropout(self.embed(previous)[:, None])[:, 0], state)
+        return self._advance(self.dropout(self.embed(previous)[:, None], state.masks[0])[:, 0], state)
 
     def _loop(self, embedded: Tensor, state: State, weights: bool) -> Decoded:
         parts = []
@@ -230,10 +242,10 @@ class LuongDecoder(Decoder):
         """s_t, then c_t and alpha_t from it, then the features."""
         layers, feed = state.cache
         values = torch.cat([embedded, feed], dim=-1) if self.input_feeding else embedded
-        layers = self.stack.step(self.stack.cells[0].inputs(values), layers)
+        layers = self.stack.step(self.stack.cells[0].inputs(values), layers, state.masks)
         hidden = layers[-1][0]  # s_t
         context, alpha = attend(self.attention, hidden, state)
-        features = self.readout(torch.cat([hidden, context], dim=-1)[:, None])
+        features = self.readout(torch.cat([hidden, context], dim=-1)[:, None], state.masks[-1])
         cache = (layers, features[:, 0] if self.input_feeding else None)
         return Decoded(features, alpha[:, None], context[:, None]), replace(state, cache=cache)
 
