@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from itda.text.tokenizer import TokenizerPair, load_tokenizers
 BATCH = 64  # sentences decoded together, unless the caller says otherwise
 CHUNK = 2048  # lines that a stream holds: sorted by length within, given back in order
 CHARACTERS = 1 << 18  # and no more characters than these, one line aside
+POSITIONS = 1 << 14  # padded positions of a side that are scored together
 EOS_NAME = SPECIALS[EOS]
 
 
@@ -192,9 +193,7 @@ class Seq2Seq:
                 raise UserError(f"pair {number} is {pair!r:.60}; it must be (source text, target text).")
             encoded.append((tokenizers.src.encode(pair[0]), tokenizers.tgt.encode(pair[1])))
         scores: list[PairScore | None] = [None] * len(encoded)
-        order = sorted(range(len(encoded)), key=lambda place: (len(encoded[place][1]), len(encoded[place][0])))
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
+        for places in alike([(len(src), len(tgt)) for src, tgt in encoded], batch_size, POSITIONS):
             batch = token_batch([encoded[p][0] for p in places], [encoded[p][1] for p in places])
             for place, one in zip(places, self.score_batch(batch), strict=True):
                 scores[place] = one
@@ -307,6 +306,19 @@ def take(lines: Iterator[tuple[int, str]], count: int, characters: int) -> list[
         if len(held) >= count or size >= characters:
             break
     return held
+
+
+def alike(lengths: Sequence[tuple[int, int]], count: int, positions: int) -> Iterator[list[int]]:
+    """Put pairs of similar length together: so many, and no more padded positions a side, one long pair aside."""
+    held, longest = list[int](), 0
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place][::-1]):
+        longest = max(longest, *lengths[place])
+        if held and (len(held) == count or longest * (len(held) + 1) > positions):
+            yield held
+            held, longest = [], max(lengths[place])
+        held.append(place)
+    if held:
+        yield held
 
 
 def decode_settings(config: DecodeConfig, settings: dict[str, Any]) -> DecodeConfig:
