@@ -73,7 +73,7 @@ class Display:
         speed = sum(one.num_targets for one in self.recent) / max(seconds, 1e-9)
         loss = sum(one.loss * one.num_targets for one in self.recent) / sum(one.num_targets for one in self.recent)
         left = time_left(time.monotonic() - self.began, report.progress)
-        return f"update {report.step}  loss {loss:.3f}  {speed:,.0f} tok/s  {report.minutes:.1f} min, {left} left"
+        return f"update {report.step}  loss {loss:.4g}  {speed:,.0f} tok/s  {report.minutes:.1f} min, {left} left"
 
 
 def time_left(seconds: float, progress: float) -> str:
