@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+# Small models gain nothing by a second thread, and wait for it where a core is busy; a child process inherits this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Before anything imports itda: annotated shapes and types are checked while the tests run; an int may be a float.
 install_import_hook("itda", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 

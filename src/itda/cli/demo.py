@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from itda.cli.options import Device, Json, Seed, Threads, apply_threads, choose_device
+from itda.cli.options import Device, Json, Seed, apply_threads, choose_device
 from itda.cli.output import console, emit, say
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def demo(
     updates: Annotated[
         int | None, typer.Option("--updates", min=1, help="Fewer updates, for a quicker and poorer model.")
     ] = None,
-    threads: Threads = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: 1.")] = None,
     device: Device = "cpu",
     seed: Seed = None,
     json: Json = False,
@@ -38,7 +38,9 @@ def demo(
     from itda.seq2seq import Seq2Seq
     from itda.training.session import open_session
 
-    apply_threads(threads)
+    apply_threads(
+        threads or 1
+    )  # so small a model gains little by a second thread, and waits for it where a core is busy
     began = time.monotonic()
     overrides = [f"train.seed={seed}"] if seed is not None else []
     config = recipes.load(RECIPE, overrides, updates=updates)
