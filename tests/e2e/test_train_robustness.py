@@ -220,8 +220,10 @@ def test_literal_specials_are_learned_like_any_text(folder: Path, tmp_path: Path
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "updates", "share"), [("toy_copy.tsv", 1000, 1.0), ("toy_reverse.tsv", 2000, 0.99)])
-def test_toys_are_learned(folder: Path, tmp_path: Path, name: str, updates: int, share: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "updates", "dropout", "share"), [("toy_copy.tsv", 1000, 0.1, 1.0), ("toy_reverse.tsv", 2000, 0.3, 0.99)]
+)
+def test_toys_are_learned(folder: Path, tmp_path: Path, name: str, updates: int, dropout: float, share: float) -> None:
     """A tenth is held out; the updates are a minute's, and two minutes', on a core that has nothing else to do."""
     pairs = sorted(set(lines_of(folder / name)))
     random.Random(1).shuffle(pairs)
@@ -230,7 +232,12 @@ def test_toys_are_learned(folder: Path, tmp_path: Path, name: str, updates: int,
     train = tmp_path / "train.tsv"
     train.write_text("".join(f"{src}\t{tgt}\n" for src, tgt in pairs[len(test) :]))
     model = itda.train(
-        "fit", f"data.train={train}", "tokenizer.kind=words", "model.dropout=0.3", run=tmp_path / "run", updates=updates
+        "fit",
+        f"data.train={train}",
+        "tokenizer.kind=words",
+        f"model.dropout={dropout}",
+        run=tmp_path / "run",
+        updates=updates,
     )
     outputs = [one.text for one in model.generate([src for src, _ in test])]
     right = sum(output == tgt for output, (_, tgt) in zip(outputs, test, strict=True))
