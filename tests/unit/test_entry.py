@@ -362,6 +362,11 @@ def test_fit_validates_on_what_it_is_given():
     assert reports_of(nothing, ValidationReport)[-1].metrics == {}, "one pair is too few to hold any out"
 
 
+def test_fit_takes_tensors_that_carry_a_gradient():
+    pairs = [(torch.randn(3, 2, requires_grad=True), torch.randn(2, 4, requires_grad=True)) for _ in range(4)]
+    assert itda.fit(pairs, updates=1).config.data.tgt_dim == 4
+
+
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
@@ -369,6 +374,8 @@ def test_fit_validates_on_what_it_is_given():
         ([("a\tb", "c")], "'\\\\t'"),
         ([("a", "b\nc")], "'\\\\n'"),
         ([("a", "b\r")], "'\\\\r'"),
+        ([("a \ud800", "b")], "half of a character"),
+        ([([[1.0], ["x"]], [[1.0]])], "pair 0 is no two arrays"),
         ([("a", "b"), ("a", 3)], "pair 1"),
         ([(np.zeros((2, 3)), np.zeros(4))], r"shape \(length, dim\)"),
         ([(np.zeros((2, 3)), np.zeros((2, 2))), (np.zeros((2, 4)), np.zeros((2, 2)))], r"shape \(length, dim\)"),

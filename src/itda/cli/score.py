@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from itda.cli.options import Device, Json, Threads, apply_threads, choose_device
+from itda.cli.options import Device, Threads, apply_threads, choose_device
 from itda.cli.output import emit, say
 
 app = typer.Typer(add_completion=False)
@@ -24,7 +24,9 @@ def score(
     ],
     threads: Threads = None,
     device: Device = "auto",
-    json: Json = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON Lines: line, log_prob, tokens, token_log_probs.")
+    ] = False,
 ) -> None:
     """Print log p(target | source) of each pair under teacher forcing: a number a line, or JSON Lines."""
     from itda.data.catalog import locate

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Patch
 
-PAD = "<pad>"
+PAD, EOS = "<pad>", "<eos>"
 CELL, SMALLEST_CELL, LARGEST_SIDE = 0.30, 0.12, 24.0  # inches
 SHADES = ("#ffffff", "#dfeaf4", "#a9c8e3", "#5f97c8", "#1f5c99", "#0b2f57")
 
@@ -103,7 +103,7 @@ def _cells(axes: Axes, weights: Float[ndarray, "tgt src"]) -> None:
 
 def _tokens(axes: Axes, src: Sequence[str], tgt: Sequence[str], size: float) -> None:
     """Write the tokens: upright where every source token fits its cell, else climbing to the right."""
-    upright = all(len(token) == 1 for token in src)
+    upright = all(len(token) == 1 for token in src if token != EOS)
     axes.xaxis.tick_top()
     turn: dict[str, Any] = {} if upright else {"rotation": 50, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(src)), src, fontsize=size, color=picture.INK, **turn)

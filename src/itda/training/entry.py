@@ -103,7 +103,7 @@ def fit(
     )
     data = replace(config.data, train=write(train_pairs), valid=write(held) if held else "", test="")
     if vectors:
-        src, tgt = (np.asarray(side) for side in train_pairs[0])
+        src, tgt = (_array(side, 0) for side in train_pairs[0])
         data = replace(data, src_dim=src.shape[-1], tgt_dim=tgt.shape[-1])
     watched = config.train if held else replace(config.train, metric="loss", patience=0)
     config = replace(config, data=data, train=watched)
@@ -132,12 +132,15 @@ def _write_texts(pairs: Sequence[tuple[Any, Any]]) -> str:
         bad = next((mark for side in pair for mark in "\t\r\n" if mark in side), None)
         if bad:
             raise UserError(f"pair {number} holds {bad!r}, which separates pairs in a file; replace it by a space.")
+        half = next((mark for side in pair for mark in side if "\ud800" <= mark <= "\udfff"), None)
+        if half:
+            raise UserError(f"pair {number} holds {half!r}, half of a character; decode its text as UTF-8 anew.")
         lines.append(f"{pair[0]}\t{pair[1]}\n")
     return _store("".join(lines).encode(), "tsv")
 
 
 def _write_vectors(pairs: Sequence[tuple[Any, Any]]) -> str:
-    sides = list(zip(*[[np.asarray(side, dtype=np.float32) for side in pair] for pair in pairs], strict=True))
+    sides = list(zip(*[[_array(side, number) for side in pair] for number, pair in enumerate(pairs)], strict=True))
     arrays: dict[str, np.ndarray] = {}
     for name, series in zip(("src", "tgt"), sides, strict=True):
         if any(one.ndim != 2 or one.shape[1] != series[0].shape[1] for one in series):
@@ -154,6 +157,14 @@ def _write_vectors(pairs: Sequence[tuple[Any, Any]]) -> str:
         durable.make_folder(path.parent)
         durable.write_whole(path, buffer.getvalue())
     return str(path)
+
+
+def _array(side: Any, number: int) -> np.ndarray:
+    """Take a real-valued sequence from whatever holds it: a tensor with a gradient too, a list of lists."""
+    try:
+        return np.asarray(side.detach().cpu() if isinstance(side, torch.Tensor) else side, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"pair {number} is no two arrays of numbers (length, dim): {error}.") from None
 
 
 def _store(data: bytes, ending: str) -> str:
