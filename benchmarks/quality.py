@@ -91,7 +91,7 @@ def measure_run(path: Path, options: argparse.Namespace) -> tuple[dict[str, Any]
     train = [] if options.no_nearest else read(options.train or recipe.data.train, recipe.data.swap)
     started = time.monotonic()
     found = measure(Seq2Seq.load(path), test, train, beam_size=beam, seed=options.seed)
-    training = {name: run.facts.get(name) for name in ("minutes", "update", "best", "commit", "torch")}
+    training = {name: run.facts.get(name) for name in ("minutes", "threads", "update", "best", "commit", "torch")}
     return (
         {
             "kind": "quality",

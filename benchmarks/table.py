@@ -17,7 +17,7 @@ START, END = "<!-- results:start -->", "<!-- results:end -->"
 METRICS = ("bleu", "chrf", "exact_match", "bits_per_character")
 WORDS = {
     "README.md": {
-        "columns": ("Task", "Model", "Training (minutes)", "BLEU", "chrF", "Exact match (%)", "Bits per character"),
+        "columns": ("Task", "Model", "Training (minutes × threads)", "BLEU", "chrF", "Exact match (%)", "Bits per character"),
         "copy": "*copy the source*",
         "nearest": "*nearest training source*",
         "none": "No results yet.",
@@ -28,7 +28,7 @@ WORDS = {
         "cores": "cores",
     },
     "README.ko.md": {
-        "columns": ("과제", "모델", "학습 (분)", "BLEU", "chrF", "완전 일치 (%)", "문자당 비트"),
+        "columns": ("과제", "모델", "학습 (분 × 스레드)", "BLEU", "chrF", "완전 일치 (%)", "문자당 비트"),
         "copy": "*원문 그대로*",
         "nearest": "*가장 가까운 학습 원문*",
         "none": "아직 결과가 없습니다.",
@@ -62,10 +62,7 @@ def render(records: Sequence[dict[str, Any]], words: dict[str, Any]) -> str:
         return f"{words['none']}\n"
     lines = [_row(words["columns"]), _row(["---", "---", *["--:"] * (1 + len(METRICS))])]
     for number, record in enumerate(records):
-        minutes = record["training"]["minutes"]
-        lines.append(
-            _row([record["task"], record["run"], "" if minutes is None else f"{minutes:.0f}", *_cells(record)])
-        )
+        lines.append(_row([record["task"], record["run"], _time(record["training"]), *_cells(record)]))
         last = number + 1 == len(records) or records[number + 1]["task"] != record["task"]
         if last:  # the baselines of a task are the same in each of its files
             for name, found in record["baselines"].items():
@@ -75,6 +72,13 @@ def render(records: Sequence[dict[str, Any]], words: dict[str, Any]) -> str:
     lines += ["", words["about"], "", f"{words['signatures']}: {', '.join(f'`{each}`' for each in signatures)}."]
     lines += ["", f"{words['machines']}: {'; '.join(machines)}."]
     return "\n".join(lines) + "\n"
+
+
+def _time(training: dict[str, Any]) -> str:
+    if training["minutes"] is None:
+        return ""
+    threads = training.get("threads")
+    return f"{training['minutes']:.0f}" + (f" × {threads}" if threads else "")
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -77,7 +77,7 @@ def record(task="multi30k_en_de/test", run="rnn", score=37.25, minutes=28.6):
     return {
         "task": task,
         "run": run,
-        "training": {"minutes": minutes},
+        "training": {"minutes": minutes, "threads": 2},
         "evaluation": evaluation(score, value(1.5)),
         "baselines": {"copy": evaluation(2.0, None)},
         "machine": {"cpu": "AMD EPYC", "gpu": None, "cores": 2, "torch": "2.13.0"},
@@ -108,6 +108,7 @@ def test_table_is_written_and_checked(benchmark, repository, capsys):
     assert text.startswith("# 잇다\n\n<!-- results:start -->\n| Task |")
     assert text.endswith("<!-- results:end -->\n\nrest\n")
     assert "old" not in text
+    assert "| 29 × 2 |" in text
     rows = [line for line in text.split("\n") if line.startswith("|")][2:]
     assert [row.split(" | ")[:3] for row in rows] == [
         ["| a/test", "rnn", ""],
