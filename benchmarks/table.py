@@ -101,7 +101,8 @@ def _cells(record: dict[str, Any]) -> list[str]:
 
 
 def _machine(machine: dict[str, Any], cores: str) -> str:
-    return f"{machine['gpu'] or machine['cpu']}, {machine['cores']} {cores}, torch {machine['torch']}"
+    count = f"{machine['cores']} {cores.removesuffix('s') if machine['cores'] == 1 else cores}"
+    return f"{machine['gpu'] or machine['cpu']}, {count}, torch {machine['torch']}"
 
 
 def renewed(text: str, table: str, name: str) -> str:
