@@ -158,7 +158,7 @@ def test_the_rate_of_the_schedule_is_the_optimizers():
 
 def test_dropout_and_coins_depend_on_seed_and_step_alone():
     def draws(seed, step):
-        coins = key_generators(seed, step)
+        coins = key_generators(seed, step, torch.device("cpu"))
         return torch.rand(4).tolist(), torch.rand(4, generator=coins).tolist()
 
     assert draws(1, 7) == draws(1, 7)
