@@ -17,7 +17,15 @@ START, END = "<!-- results:start -->", "<!-- results:end -->"
 METRICS = ("bleu", "chrf", "exact_match", "bits_per_character")
 WORDS = {
     "README.md": {
-        "columns": ("Task", "Model", "Training (minutes × threads)", "BLEU", "chrF", "Exact match (%)", "Bits per character"),
+        "columns": (
+            "Task",
+            "Model",
+            "Training (minutes × threads)",
+            "BLEU",
+            "chrF",
+            "Exact match (%)",
+            "Bits per character",
+        ),
         "copy": "*copy the source*",
         "nearest": "*nearest training source*",
         "none": "No results yet.",
