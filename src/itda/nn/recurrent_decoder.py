@@ -158,10 +158,9 @@ class BahdanauDecoder(Decoder):
         embedded = self.dropout(self.embed(tgt_in.values), state.masks[0])
         terms = self.attention.terms()
         if terms is None or len(self.stack.cells) > 1:
-            hidden, alpha = self._unrolled(embedded, state)
+            hidden, contexts, alpha = self._unrolled(embedded, state)
         else:
-            hidden, alpha = self._fused(embedded, state, terms)
-        contexts = alpha @ memory.states
+            hidden, contexts, alpha = self._fused(embedded, state, terms)
         read = torch.cat([hidden, contexts, embedded], dim=-1)
         return Decoded(self.readout(read, state.masks[-1]), alpha if weights else None, contexts)
 
@@ -172,23 +171,25 @@ class BahdanauDecoder(Decoder):
         read = torch.cat([state.cache[-1][0], context, embedded[:, 0]], dim=-1)[:, None]
         return Decoded(self.readout(read, state.masks[-1]), alpha[:, None], context[:, None]), state
 
-    def _unrolled(self, embedded: Tensor, state: State) -> tuple[Tensor, Tensor]:
-        """All s_t and alpha_t, step by step."""
-        hidden, alphas = [], []
+    def _unrolled(self, embedded: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """All s_t, c_t and alpha_t, step by step."""
+        hidden, contexts, alphas = [], [], []
         for inputs in self.stack.cells[0].inputs(embedded).unbind(1):
-            _, alpha, state = self._advance(inputs, state)
+            context, alpha, state = self._advance(inputs, state)
             hidden.append(state.cache[-1][0])
+            contexts.append(context)
             alphas.append(alpha)
-        return torch.stack(hidden, 1), torch.stack(alphas, 1)
+        return torch.stack(hidden, 1), torch.stack(contexts, 1), torch.stack(alphas, 1)
 
-    def _fused(self, embedded: Tensor, state: State, terms: Terms) -> tuple[Tensor, Tensor]:
-        """All s_t and alpha_t, by one function with its own backward."""
+    def _fused(self, embedded: Tensor, state: State, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        """All s_t, c_t and alpha_t, by one function with its own backward."""
         cell: Cell = self.stack.cells[0]
         hidden, alpha = bahdanau_loop(
             cell.inputs(embedded.transpose(0, 1)), state.cache[0], recurrent_map(cell), state.keys,
             nn.functional.linear(state.memory.states, self._context_map()), state.memory.mask, terms,
         )  # fmt: skip
-        return hidden.transpose(0, 1), alpha.transpose(0, 1)
+        alpha = alpha.transpose(0, 1)
+        return hidden.transpose(0, 1), alpha @ state.memory.states, alpha
 
     def _context_map(self) -> Float[Tensor, "gates context"]:
         """The part of the first cell's input map that belongs to c_t."""
