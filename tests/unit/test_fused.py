@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, linear
 
-from itda.nn import fused
-from itda.nn.fused import linear_cross_entropy
+from itda.nn.fused import loss as fused
+from itda.nn.fused.loss import linear_cross_entropy
 
 
 def draw(rows, dim=5, vocab=9, seed=0, dtype=torch.float64, never=()):

@@ -18,10 +18,18 @@ from torch import Tensor, nn
 
 Context = Float[Tensor, "sentences queries context"]
 Weights = Float[Tensor, "sentences queries src"]
+Terms = tuple[Tensor | None, Tensor | None]
 
 
 class Attention(nn.Module, ABC):
     """Scores each source position against a query and mixes the source states by the softmax of the scores."""
+
+    def terms(self) -> Terms | None:
+        """The query map and the energy vector of an additive score, (None, None) of a product of query and key.
+
+        They are what a fused loop needs; None: it cannot compute this score.
+        """
+        return None
 
     @abstractmethod
     def keys(self, states: Float[Tensor, "sentences src context"]) -> Float[Tensor, "sentences src key"]:
@@ -55,6 +63,10 @@ class AdditiveAttention(Attention):
         self.key_map = nn.Linear(state_dim, dim)
         self.energy = nn.Linear(dim, 1, bias=False)
 
+    def terms(self) -> Terms:
+        """W and v."""
+        return self.query_map.weight, self.energy.weight[0]
+
     def keys(self, states: Tensor) -> Tensor:
         """U h_i."""
         return self.key_map(states)
@@ -76,6 +88,10 @@ class ConcatAttention(Attention):
         self.joint_map = nn.Linear(query_dim + state_dim, dim, bias=False)
         self.energy = nn.Linear(dim, 1, bias=False)
 
+    def terms(self) -> Terms:
+        """W_s and v."""
+        return self.joint_map.weight[:, : self.query_dim], self.energy.weight[0]
+
     def keys(self, states: Tensor) -> Tensor:
         """W_h h_i."""
         return nn.functional.linear(states, self.joint_map.weight[:, self.query_dim :])
@@ -88,6 +104,10 @@ class ConcatAttention(Attention):
 
 class DotAttention(Attention):
     """e_{t,i} = s^T h_i: s and h_i have the same size (Luong et al. 2015)."""
+
+    def terms(self) -> Terms:
+        """A product."""
+        return None, None
 
     def keys(self, states: Tensor) -> Tensor:
         """h_i as it is."""
@@ -104,6 +124,10 @@ class GeneralAttention(Attention):
     def __init__(self, query_dim: int, state_dim: int) -> None:
         super().__init__()
         self.key_map = nn.Linear(state_dim, query_dim, bias=False)
+
+    def terms(self) -> Terms:
+        """A product."""
+        return None, None
 
     def keys(self, states: Tensor) -> Tensor:
         """W h_i."""

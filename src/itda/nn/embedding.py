@@ -54,6 +54,14 @@ class SequenceDropout(nn.Module):
             return nn.functional.dropout(values, self.rate)
         return values * self.mask(values[:, :1])
 
+    def draw_steps(
+        self, steps: int, like: Float[Tensor, "batch dim"], mask: Float[Tensor, "batch dim"] | None
+    ) -> Float[Tensor, "time batch dim"] | None:
+        """Draw the masks of all positions before a loop over time, or repeat those of sentences; None: drop nothing."""
+        if mask is not None:
+            return mask.expand(steps, *mask.shape)
+        return self.mask(like.new_empty(steps, *like.shape)) if self.training and self.rate else None
+
     def draw(self, like: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"] | None:
         """Draw the masks of whole sentences before a loop over time; None where each position draws its own."""
         return self.mask(like) if self.training and self.variational and self.rate else None

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from itda.batch import BOS, PAD, Side, Tokens, Vectors
-from itda.nn.fused import CHUNK, linear_cross_entropy
+from itda.nn.fused.loss import CHUNK, linear_cross_entropy
 from itda.nn.interface import Decoded, Head, Memory, Sums
 
 

@@ -38,9 +38,9 @@ class LSTMCell(nn.Module):
         self.kernel = nn.LSTM(input_dim, dim, batch_first=True)
 
     def inputs(self, values: Float[Tensor, "*lead input"]) -> Float[Tensor, "*lead gates"]:
-        """W_ih x + b_ih + b_hh, for all positions at once."""
+        """W_ih x + b_ih + b_hh, for all positions at once; the part of x, where it is the first part of the input."""
         k = self.kernel
-        return nn.functional.linear(values, k.weight_ih_l0, k.bias_ih_l0 + k.bias_hh_l0)
+        return nn.functional.linear(values, k.weight_ih_l0[:, : values.shape[-1]], k.bias_ih_l0 + k.bias_hh_l0)
 
     def step(self, inputs: Float[Tensor, "rows gates"], state: CellState) -> CellState:
         """s_t from s_{t-1} and the mapped input."""
@@ -78,8 +78,9 @@ class GRUCell(nn.Module):
         self.kernel = nn.GRU(input_dim, dim, batch_first=True)
 
     def inputs(self, values: Float[Tensor, "*lead input"]) -> Float[Tensor, "*lead gates"]:
-        """W_ih x + b_ih, for all positions at once."""
-        return nn.functional.linear(values, self.kernel.weight_ih_l0, self.kernel.bias_ih_l0)
+        """W_ih x + b_ih, for all positions at once; the part of x, where it is the first part of the input."""
+        k = self.kernel
+        return nn.functional.linear(values, k.weight_ih_l0[:, : values.shape[-1]], k.bias_ih_l0)
 
     def step(self, inputs: Float[Tensor, "rows gates"], state: CellState) -> CellState:
         """s_t from s_{t-1} and the mapped input."""
@@ -98,6 +99,11 @@ class GRUCell(nn.Module):
 
 
 Cell = LSTMCell | GRUCell
+
+
+def recurrent_map(cell: Cell) -> tuple[Float[Tensor, "gates dim"], Float[Tensor, " gates"]]:
+    """The weight and the bias that a cell applies to the state before."""
+    return cell.kernel.weight_hh_l0, cell.kernel.bias_hh_l0
 
 
 def make_cell(kind: str, input_dim: int, dim: int) -> Cell:

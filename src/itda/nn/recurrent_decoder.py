@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from itda.batch import Side
-from itda.nn.attention import Attention
+from itda.nn.attention import Attention, Terms
 from itda.nn.embedding import Embedder, SequenceDropout
+from itda.nn.fused.loops import bahdanau_loop, feeding_loop
 from itda.nn.interface import Decoded, Decoder, Memory, State
-from itda.nn.recurrent import Cell, CellState, make_cell
+from itda.nn.recurrent import Cell, CellState, make_cell, recurrent_map
 
 StackState = tuple[CellState, ...]  # one entry a layer
 Masks = tuple[Tensor | None, ...]  # of the embedding, of the input of each layer above the first, of the features
@@ -155,35 +156,52 @@ class BahdanauDecoder(Decoder):
         """The loop over time, with gold inputs."""
         state = self.start(memory)
         embedded = self.dropout(self.embed(tgt_in.values), state.masks[0])
-        hidden, contexts, alphas = [], [], []
-        for inputs in self._inputs(embedded).unbind(1):
-            context, alpha, state = self._advance(inputs, state)
-            hidden.append(state.cache[-1][0])
-            contexts.append(context)
-            alphas.append(alpha)
-        read = torch.cat([torch.stack(hidden, 1), torch.stack(contexts, 1), embedded], dim=-1)
-        alpha = torch.stack(alphas, 1) if weights else None
-        return Decoded(self.readout(read, state.masks[-1]), alpha, torch.stack(contexts, 1))
+        terms = self.attention.terms()
+        if terms is None or len(self.stack.cells) > 1:
+            hidden, contexts, alpha = self._unrolled(embedded, state)
+        else:
+            hidden, contexts, alpha = self._fused(embedded, state, terms)
+        read = torch.cat([hidden, contexts, embedded], dim=-1)
+        return Decoded(self.readout(read, state.masks[-1]), alpha if weights else None, contexts)
 
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """One position."""
         embedded = self.dropout(self.embed(previous)[:, None], state.masks[0])
-        context, alpha, state = self._advance(self._inputs(embedded)[:, 0], state)
+        context, alpha, state = self._advance(self.stack.cells[0].inputs(embedded[:, 0]), state)
         read = torch.cat([state.cache[-1][0], context, embedded[:, 0]], dim=-1)[:, None]
         return Decoded(self.readout(read, state.masks[-1]), alpha[:, None], context[:, None]), state
 
-    def _inputs(self, embedded: Float[Tensor, "rows tgt embedding"]) -> Float[Tensor, "rows tgt gates"]:
-        """The part of the first cell's input map that belongs to y, with the biases."""
+    def _unrolled(self, embedded: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """All s_t, c_t and alpha_t, step by step."""
+        hidden, contexts, alphas = [], [], []
+        for inputs in self.stack.cells[0].inputs(embedded).unbind(1):
+            context, alpha, state = self._advance(inputs, state)
+            hidden.append(state.cache[-1][0])
+            contexts.append(context)
+            alphas.append(alpha)
+        return torch.stack(hidden, 1), torch.stack(contexts, 1), torch.stack(alphas, 1)
+
+    def _fused(self, embedded: Tensor, state: State, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        """All s_t, c_t and alpha_t, by one function with its own backward."""
         cell: Cell = self.stack.cells[0]
-        nothing = embedded.new_zeros(*embedded.shape[:-1], self.stack.input_dim - embedded.shape[-1])
-        return cell.inputs(torch.cat([embedded, nothing], dim=-1))
+        hidden, alpha = bahdanau_loop(
+            cell.inputs(embedded.transpose(0, 1)), state.cache[0], recurrent_map(cell), state.keys,
+            nn.functional.linear(state.memory.states, self._context_map()), state.memory.mask, terms,
+        )  # fmt: skip
+        alpha = alpha.transpose(0, 1)
+        return hidden.transpose(0, 1), alpha @ state.memory.states, alpha
+
+    def _context_map(self) -> Float[Tensor, "gates context"]:
+        """The part of the first cell's input map that belongs to c_t."""
+        cell: Cell = self.stack.cells[0]
+        return cell.kernel.weight_ih_l0[:, self.embed.dim :]
 
     def _advance(self, inputs: Float[Tensor, "rows gates"], state: State) -> tuple[Tensor, Tensor, State]:
         """c_t and alpha_t from s_{t-1}, then s_t."""
         query = state.cache[-1][0]  # s_{t-1}
         context, alpha = attend(self.attention, query, state)
-        context_map = self.stack.cells[0].kernel.weight_ih_l0[:, self.embed.dim :]
-        cache = self.stack.step(torch.addmm(inputs, context, context_map.t()), state.cache, state.masks)
+        inputs = torch.addmm(inputs, context, self._context_map().t())
+        cache = self.stack.step(inputs, state.cache, state.masks)
         return context, alpha, replace(state, cache=cache)
 
 
@@ -220,8 +238,11 @@ class LuongDecoder(Decoder):
         """All positions at once without input feeding, else step by step."""
         state = self.start(memory)
         embedded = self.dropout(self.embed(tgt_in.values), state.masks[0])
+        terms = self.attention.terms()
+        if self.input_feeding and (terms is None or len(self.stack.cells) > 1):
+            return self._unrolled(embedded, state, weights)
         if self.input_feeding:
-            return self._loop(embedded, state, weights)
+            return self._fused(embedded, state, terms, weights)
         hidden = self.stack.sequence(embedded, state.cache[0], tgt_in.mask)
         contexts, alphas = self.attention(hidden, state.keys, memory.states, memory.mask)
         return Decoded(self.readout(torch.cat([hidden, contexts], dim=-1)), alphas if weights else None, contexts)
@@ -230,7 +251,22 @@ class LuongDecoder(Decoder):
         """One position."""
         return self._advance(self.dropout(self.embed(previous)[:, None], state.masks[0])[:, 0], state)
 
-    def _loop(self, embedded: Tensor, state: State, weights: bool) -> Decoded:
+    def _fused(self, embedded: Tensor, state: State, terms: Terms, weights: bool) -> Decoded:
+        """All positions by one function with its own backward."""
+        cell: Cell = self.stack.cells[0]
+        (first,), feed = state.cache
+        memory, read = state.memory, self.readout.map
+        features, alpha = feeding_loop(
+            cell.inputs(embedded.transpose(0, 1)), first, recurrent_map(cell), state.keys,
+            nn.functional.linear(memory.states, read.weight[:, cell.dim :], read.bias), memory.mask, terms,
+            cell.kernel.weight_ih_l0[:, self.embed.dim :], read.weight[:, : cell.dim],
+            self.dropout.draw_steps(embedded.shape[1], feed, state.masks[-1]),
+        )  # fmt: skip
+        features, alpha = features.transpose(0, 1), alpha.transpose(0, 1)
+        return Decoded(features, alpha, alpha @ memory.states) if weights else Decoded(features)
+
+    def _unrolled(self, embedded: Tensor, state: State, weights: bool) -> Decoded:
+        """All positions, step by step."""
         parts = []
         for values in embedded.unbind(1):
             decoded, state = self._advance(values, state)
