@@ -68,7 +68,7 @@ class TokenizerConfig:
 class EncoderConfig:
     """The encoder."""
 
-    kind: str = setting("recurrent", "encoder family", choices=("recurrent",))
+    kind: str = setting("recurrent", "encoder family", choices=("recurrent", "transformer"))
     cell: str = setting("lstm", "recurrent cell", choices=("lstm", "gru"))
     dim: int = setting(256, "size of a state h_i (both directions together)", low=1)
     num_layers: int = setting(1, "layers", low=1)
@@ -81,8 +81,8 @@ class DecoderConfig:
 
     kind: str = setting(
         "bahdanau",
-        "plain: no attention; bahdanau: query s_{t-1}; luong: query s_t",
-        choices=("plain", "bahdanau", "luong"),
+        "recurrent ones (plain: no attention; bahdanau: query s_{t-1}; luong: query s_t), or transformer",
+        choices=("plain", "bahdanau", "luong", "transformer"),
     )
     cell: str = setting("lstm", "recurrent cell", choices=("lstm", "gru"))
     dim: int = setting(256, "size of the state s_t", low=1)
@@ -102,6 +102,25 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True)
+class TransformerConfig:
+    """The layers of a Transformer, the same in encoder and decoder."""
+
+    num_heads: int = setting(4, "attention heads; they share dim, so each has dim / num_heads numbers", low=1)
+    num_kv_heads: int = setting(0, "heads of keys and values, shared by groups of query heads; 0: num_heads", low=0)
+    ffn_dim: int = setting(1024, "inner size of the feed-forward layer", low=1)
+    activation: str = setting("relu", "of the feed-forward layer", choices=("relu", "gelu", "swiglu"))
+    norm: str = setting("layer", "LayerNorm, or RMSNorm (no mean, no bias)", choices=("layer", "rms"))
+    norm_first: bool = setting(True, "norm before each branch (pre-norm), or after its sum (post-norm, as published)")
+    positions: str = setting(
+        "sinusoidal",
+        "sinusoidal or learned vectors added to the input, or rotary (queries and keys turned by their position)",
+        choices=("sinusoidal", "learned", "rotary"),
+    )
+    max_length: int = setting(512, "learned positions: how many; what lies beyond shares the last one", low=1)
+    attention_dropout: float = setting(0.0, "dropout rate of attention weights", low=0.0, high=0.95)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Sizes shared by the parts."""
 
@@ -116,6 +135,7 @@ class ModelConfig:
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
     attention: AttentionConfig = AttentionConfig()
+    transformer: TransformerConfig = TransformerConfig()
 
 
 @dataclass(frozen=True)
