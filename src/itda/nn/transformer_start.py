@@ -9,21 +9,17 @@ from torch import nn
 
 from itda.batch import PAD
 from itda.nn.embedding import TokenEmbedding
-from itda.nn.feedforward import FeedForward
-from itda.nn.multihead import AttentionPart
 from itda.nn.positions import LearnedPositions
-from itda.nn.transformer import Residual, TransformerDecoder, TransformerEncoder
+from itda.nn.transformer import TransformerDecoder, TransformerEncoder
 
 
 @torch.no_grad()
 def draw_transformer(part: TransformerEncoder | TransformerDecoder) -> None:
-    """Keep variances: each matrix gives numbers as large as those it reads, and the residual stream grows slowly.
+    """Keep variances: each matrix gives numbers about as large as those it reads.
 
-    Embeddings have the variance 1 / dim: 1 where they are scaled at the entrance, and first logits of variance 1
-    where they are the output layer too. With pre-norm the n branches that add up are each 1 / sqrt(n) as large.
+    Embeddings have the variance 1 / dim: 1 where they are scaled at the entrance, and logits of about that size where
+    they are the output layer too.
     """
-    branches = [module for module in part.modules() if isinstance(module, Residual)]
-    depth = len(branches) if branches[0].norm_first else 1
     for module in part.modules():
         match module:
             case nn.Linear():
@@ -35,9 +31,6 @@ def draw_transformer(part: TransformerEncoder | TransformerDecoder) -> None:
             case TokenEmbedding():
                 module.table.weight.normal_(std=module.dim**-0.5)
                 module.table.weight[PAD] = 0.0
-    for module in part.modules():
-        if isinstance(module, AttentionPart | FeedForward):
-            module.output.weight.mul_(depth**-0.5)
 
 
 def draw_matrix(linear: nn.Linear) -> None:
