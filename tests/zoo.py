@@ -37,8 +37,8 @@ DECODERS = {
     "luong": ("luong", False),
     "feeding": ("luong", True),
 }
-OTHER_ENCODERS = ("transformer",)
-OTHER_DECODERS = ("transformer",)
+OTHER_ENCODERS = ("transformer", "convolution")
+OTHER_DECODERS = ("transformer", "ssru")
 ATTENTIONS = ("additive", "dot", "general", "concat")
 
 
@@ -84,7 +84,7 @@ class Kind:
     def config(self) -> Config:
         """The recipe, with sizes that differ wherever they may, so that no two can be mistaken for each other."""
         form, feeding = DECODERS.get(self.decoder, (self.decoder, True))
-        dim = 8 if self.encoder == "transformer" else 6
+        dim = 8 if self.encoder == "transformer" or form == "ssru" else 6
         equal = self.bridge == "copy" or (self.attention == "dot" and form != "plain")
         return Config(
             data=DataConfig(kind=self.data, train="-", src_dim=SRC_DIM, tgt_dim=TGT_DIM),
@@ -100,12 +100,14 @@ class Kind:
                 decoder=DecoderConfig(
                     kind=form,
                     cell=self.decoder_cell,
-                    dim=dim if equal else 4,
+                    dim=dim if equal or form == "ssru" else 4,  # of few ReLUs, all may be shut at once
                     num_layers=self.layers,
                     input_feeding=feeding,
                     bridge=self.bridge,
                 ),
-                attention=AttentionConfig(kind=self.attention, dim=7),
+                attention=AttentionConfig(
+                    kind=self.attention, dim=10 if self.attention == "multihead" else 7, num_heads=2
+                ),
                 transformer=TransformerConfig(
                     num_heads=2,
                     num_kv_heads=self.kv_heads,
@@ -160,19 +162,26 @@ PURE = [
 
 
 def _mixed() -> list[Kind]:
-    """Each pair of a recurrent and another part, twice, and all else by chance."""
+    """Each pair of a recurrent and another part, text and vectors in turn, and all else by chance."""
     draw, found = random.Random(1), []
     pairs = [*itertools.product(OTHER_ENCODERS, DECODERS), *itertools.product(["recurrent"], OTHER_DECODERS)]
-    for (encoder, decoder), data in itertools.product(pairs, ("text", "vectors")):
-        shape = {name: draw.choice(values) for name, values in OTHER_OPTIONS.items()} | {"data": data}
+    for number, (encoder, decoder) in enumerate(pairs):
+        shape = {name: draw.choice(values) for name, values in OTHER_OPTIONS.items()}
+        shape["data"] = ("text", "vectors")[(number + number // 4) % 2]
         if encoder == "recurrent":
             shape |= {"cell": draw.choice(("lstm", "gru")), "directions": draw.choice((1, 2))}
         else:
             shape |= {"decoder_cell": draw.choice(("lstm", "gru"))}
         if decoder in DECODERS and decoder != "plain":
-            shape |= {"attention": draw.choice(ATTENTIONS)}
+            shape |= {"attention": draw.choice((*ATTENTIONS, "multihead"))}
         found.append(Kind(encoder=encoder, decoder=decoder, **shape))
     return found
+
+
+MULTIHEAD = [
+    Kind(decoder=decoder, cell=cell, decoder_cell=cell, attention="multihead")
+    for decoder, cell in (("bahdanau", "lstm"), ("luong", "gru"), ("feeding", "lstm"))
+]
 
 
 def _covering(kinds: list[Kind]) -> list[Kind]:
@@ -188,7 +197,7 @@ def _covering(kinds: list[Kind]) -> list[Kind]:
     return chosen
 
 
-OTHERS = [*_covering(PURE), *_mixed()]
+OTHERS = [*_covering(PURE), *_mixed(), *MULTIHEAD]
 ZOO = {kind.name: kind for kind in [*KINDS, *OTHERS]}
 FEW = {kind.name: kind for kind in [*_covering(KINDS), *OTHERS]}
 

@@ -8,12 +8,15 @@ from torch import nn
 from itda.batch import PAD
 from itda.config import Config, ModelConfig
 from itda.nn.attention import AdditiveAttention, Attention, ConcatAttention, DotAttention, GeneralAttention
+from itda.nn.convolution import ConvolutionEncoder, GatedConvolution
 from itda.nn.embedding import Embedder, SequenceDropout, TokenEmbedding, VectorEmbedding
 from itda.nn.encoder_decoder import EncoderDecoder
+from itda.nn.entrance import Entrance
 from itda.nn.feedforward import FeedForward
 from itda.nn.heads import SoftmaxHead, VectorHead
+from itda.nn.initial import VarianceKeeping, draw_weights
 from itda.nn.interface import Decoder, Encoder, Head
-from itda.nn.multihead import CrossAttention, SelfAttention
+from itda.nn.multihead import CrossAttention, MultiHeadAttention, SelfAttention
 from itda.nn.positions import LearnedPositions, NoPositions, Positions, SinusoidalPositions
 from itda.nn.recurrent import RecurrentEncoder
 from itda.nn.recurrent_decoder import (
@@ -26,16 +29,16 @@ from itda.nn.recurrent_decoder import (
     Readout,
     Stack,
 )
+from itda.nn.ssru import SSRU
 from itda.nn.transformer import (
     DecoderLayer,
     EncoderLayer,
-    Entrance,
+    Mixer,
     Residual,
     TransformerDecoder,
     TransformerEncoder,
     make_norm,
 )
-from itda.nn.transformer_start import draw_transformer
 
 
 def build_model(config: Config, src_vocab: int = 0, tgt_vocab: int = 0) -> EncoderDecoder:
@@ -75,12 +78,17 @@ def _encoder(config: Config, embed: Embedder) -> Encoder:
                 EncoderLayer(_self_attention(model, dim), _feed_forward(model, dim), _residuals(model, dim, 2))
                 for _ in range(encoder.num_layers)
             ]
-            return TransformerEncoder(embed, _entrance(model, embed, dim), layers, _last_norm(model, dim), dim)
+            entrance = _entrance(model, embed, dim, _positions(model, dim))
+            return TransformerEncoder(embed, entrance, layers, _last_norm(model, dim), dim)
+        case "convolution":
+            convolutions = [GatedConvolution(dim, encoder.kernel_width) for _ in range(encoder.num_layers)]
+            entrance = _entrance(model, embed, dim, SinusoidalPositions())
+            return ConvolutionEncoder(embed, entrance, convolutions, dropout, dim)
     raise AssertionError(encoder.kind)
 
 
 def _decoder(config: Config, embed: Embedder) -> Decoder:
-    if config.model.decoder.kind == "transformer":
+    if config.model.decoder.kind in ("transformer", "ssru"):
         return _transformer_decoder(config, embed)
     return _recurrent_decoder(config, embed)
 
@@ -88,16 +96,20 @@ def _decoder(config: Config, embed: Embedder) -> Decoder:
 def _transformer_decoder(config: Config, embed: Embedder) -> TransformerDecoder:
     model, dim = config.model, config.model.decoder.dim
     shape, feature_dim = model.transformer, _feature_dim(config)
+
+    def mixer() -> Mixer:
+        return SSRU(dim) if model.decoder.kind == "ssru" else _self_attention(model, dim)
+
     layers = [
         DecoderLayer(
-            _self_attention(model, dim),
+            mixer(),
             CrossAttention(dim, model.encoder.dim, shape.num_heads, _kv_heads(model), shape.attention_dropout),
             _feed_forward(model, dim),
             _residuals(model, dim, 3),
         )
         for _ in range(model.decoder.num_layers)
     ]
-    entrance, norm = _entrance(model, embed, dim), _last_norm(model, dim)
+    entrance, norm = _entrance(model, embed, dim, _positions(model, dim)), _last_norm(model, dim)
     return TransformerDecoder(embed, entrance, layers, norm, _width(dim, feature_dim), feature_dim)
 
 
@@ -106,18 +118,20 @@ def _feature_dim(config: Config) -> int:
     return config.model.decoder.dim if config.data.kind == "vectors" else config.model.embedding_dim
 
 
-def _entrance(model: ModelConfig, embed: Embedder, dim: int) -> Entrance:
-    shape = model.transformer
-    positions: Positions
-    match shape.positions:
-        case "sinusoidal":
-            positions = SinusoidalPositions()
-        case "learned":
-            positions = LearnedPositions(shape.max_length, dim)
-        case _:
-            positions = NoPositions()
+def _entrance(model: ModelConfig, embed: Embedder, dim: int, positions: Positions) -> Entrance:
     scale = embed.dim**0.5 if isinstance(embed, TokenEmbedding) else 1.0
     return Entrance(scale, _width(embed.dim, dim), positions, _dropout(model))
+
+
+def _positions(model: ModelConfig, dim: int) -> Positions:
+    match model.transformer.positions:
+        case "sinusoidal":
+            return SinusoidalPositions()
+        case "learned":
+            return LearnedPositions(model.transformer.max_length, dim)
+        case "rotary":
+            return NoPositions()
+    raise AssertionError(model.transformer.positions)
 
 
 def _width(from_dim: int, to_dim: int) -> nn.Module:
@@ -187,6 +201,8 @@ def _attention(model: ModelConfig) -> Attention:
             return DotAttention()
         case "general":
             return GeneralAttention(query_dim, state_dim)
+        case "multihead":
+            return MultiHeadAttention(query_dim, state_dim, dim, model.attention.num_heads)
     raise AssertionError(model.attention.kind)
 
 
@@ -215,8 +231,8 @@ def _initialize(model: EncoderDecoder) -> None:
     """Matrices uniform in (-0.1, 0.1), zero biases, open forget gates, unit-variance embeddings (docs/design/0005).
 
     An embedding that is also the output layer starts as small as the matrices, so that the first logits are small.
-    Transformers are drawn anew by a rule of their own. Real-valued models are left as torch made them, as in the
-    lecture's program.
+    Transformers and convolutions are drawn anew by a rule of their own (docs/design/0008). Real-valued models are left
+    as torch made them, as in the lecture's program.
     """
     output = model.head.weight if isinstance(model.head, SoftmaxHead) else None
     for parameter in model.parameters():
@@ -232,5 +248,5 @@ def _initialize(model: EncoderDecoder) -> None:
                 module.table.weight.normal_()
             module.table.weight[PAD] = 0.0
     for part in (model.encoder, model.decoder):
-        if isinstance(part, TransformerEncoder | TransformerDecoder):
-            draw_transformer(part)
+        if isinstance(part, VarianceKeeping):
+            draw_weights(part)

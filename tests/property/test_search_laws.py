@@ -182,7 +182,7 @@ for kind, cell, score, feeding, bridge in [
     MODELS[f"{kind}-{cell}-{score}"] = (kind, cell, score, feeding, bridge)
 SHAPES = {
     "transformer": TransformerConfig(num_heads=4, num_kv_heads=2, ffn_dim=10, positions="rotary", activation="swiglu"),
-    "transformer-post": TransformerConfig(num_heads=2, ffn_dim=10, norm="rms", norm_first=False),
+    "ssru": TransformerConfig(num_heads=2, ffn_dim=10, norm="rms", norm_first=False),
 }
 MODELS |= SHAPES
 
@@ -195,7 +195,7 @@ def make_model(name, vocab, lengths) -> tuple[Decoder, Head, Memory]:
         parts = ModelConfig(
             embedding_dim=8,
             encoder=EncoderConfig(kind="transformer", dim=16),
-            decoder=DecoderConfig(kind="transformer", dim=16, num_layers=2 if name == "transformer" else 1),
+            decoder=DecoderConfig(kind=name, dim=16),
             transformer=SHAPES[name],
         )
     else:

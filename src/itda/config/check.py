@@ -15,6 +15,7 @@ from itda.config.fields import (
 from itda.errors import UserError
 
 RECURRENT_DECODERS = ("plain", "bahdanau", "luong")
+WITH_HEADS = ("transformer", "ssru")
 
 
 def validate(config: Config, source: str = "recipe") -> Config:
@@ -76,9 +77,14 @@ def model_problems(config: Config) -> Iterator[str]:
     encoder, decoder = config.model.encoder, config.model.decoder
     if encoder.kind == "recurrent" and encoder.bidirectional and encoder.dim % 2:
         yield f"model.encoder.dim is {encoder.dim}; two directions share it, so it must be even"
+    if encoder.kind == "convolution" and not encoder.kernel_width % 2:
+        yield (
+            f"model.encoder.kernel_width is {encoder.kernel_width}; a position stands in the middle of what is seen, "
+            f"so it must be odd, such as {encoder.kernel_width + 1}"
+        )
     if decoder.kind in RECURRENT_DECODERS:
         yield from recurrent_decoder_problems(config)
-    if "transformer" in (encoder.kind, decoder.kind):
+    if encoder.kind in WITH_HEADS or decoder.kind in WITH_HEADS:
         yield from transformer_problems(config)
 
 
@@ -89,6 +95,11 @@ def recurrent_decoder_problems(config: Config) -> Iterator[str]:
         yield (
             f"dot attention multiplies s_t by h_i, and model.decoder.dim is {decoder.dim} but model.encoder.dim is "
             f'{encoder.dim}; make them equal, or use attention.kind = "general"'
+        )
+    if decoder.kind != "plain" and attention.kind == "multihead" and attention.dim % attention.num_heads:
+        yield (
+            f"model.attention.dim is {attention.dim}; model.attention.num_heads = {attention.num_heads} heads share "
+            "it, so it must be a multiple of that"
         )
     if decoder.bridge != "copy":
         return
@@ -113,14 +124,14 @@ def transformer_problems(config: Config) -> Iterator[str]:
         ("encoder", config.model.encoder, data.max_src_length),
         ("decoder", config.model.decoder, data.max_tgt_length),
     ):
-        if part.kind != "transformer":
+        if part.kind not in WITH_HEADS:
             continue
         if part.dim % shape.num_heads:
             yield (
                 f"model.{side}.dim is {part.dim}; model.transformer.num_heads = {shape.num_heads} heads share it, "
                 "so it must be a multiple of that"
             )
-        elif shape.positions == "rotary" and part.dim // shape.num_heads % 2:
+        elif part.kind == "transformer" and shape.positions == "rotary" and part.dim // shape.num_heads % 2:
             yield (
                 f"model.{side}.dim / num_heads is {part.dim // shape.num_heads}; rotary positions turn pairs of "
                 'numbers, so it must be even; use another num_heads, or positions = "sinusoidal"'
@@ -175,7 +186,11 @@ def model_notices(config: Config) -> Iterator[str]:
     if decoder.kind not in ("bahdanau", "luong") and model.attention != AttentionConfig():
         why = "has no attention" if decoder.kind == "plain" else "has its own attention"
         yield f'model.attention has no effect: model.decoder.kind = "{decoder.kind}" {why}'
+    if model.attention.kind != "multihead" and model.attention.num_heads != AttentionConfig().num_heads:
+        yield f'model.attention.num_heads has no effect: model.attention.kind = "{model.attention.kind}"'
     unread: list[tuple[str, EncoderConfig | DecoderConfig, EncoderConfig | DecoderConfig, str]] = []
+    if encoder.kind != "convolution":
+        unread += [("encoder", encoder, EncoderConfig(), "kernel_width")]
     if encoder.kind != "recurrent":
         unread += [("encoder", encoder, EncoderConfig(), key) for key in ("cell", "bidirectional")]
     if decoder.kind not in RECURRENT_DECODERS:
@@ -185,5 +200,5 @@ def model_notices(config: Config) -> Iterator[str]:
     for side, part, default, key in unread:
         if getattr(part, key) != getattr(default, key):
             yield f'model.{side}.{key} has no effect: model.{side}.kind = "{part.kind}"'
-    if "transformer" not in (encoder.kind, decoder.kind) and model.transformer != TransformerConfig():
+    if encoder.kind not in WITH_HEADS and decoder.kind not in WITH_HEADS and model.transformer != TransformerConfig():
         yield "model.transformer has no effect: neither encoder nor decoder is a Transformer"

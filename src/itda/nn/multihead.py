@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 
+from itda.nn.attention import Attention
 from itda.nn.positions import rotate
 
 Values = Float[Tensor, "batch time dim"]
@@ -153,3 +154,42 @@ class CrossAttention(AttentionPart):
 
     def _queries(self, values: Values) -> Heads:
         return self.query_map(values).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+
+
+class MultiHeadAttention(Attention):
+    """Several heads as the attention of a recurrent decoder; alpha is averaged over them, c_t is their answer.
+
+    So c_t is not the mixture of the h_i by that alpha, as it is with one head: each head mixes a part of its own.
+    """
+
+    def __init__(self, query_dim: int, state_dim: int, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.head_dim = dim // num_heads
+        self.query_map = nn.Linear(query_dim, dim)
+        self.memory_map = nn.Linear(state_dim, 2 * dim)
+        self.output = nn.Linear(dim, state_dim)
+
+    def keys(self, states: Float[Tensor, "sentences src context"]) -> KeyValues:
+        """Keys and values of each head, in the order in which each step reads them."""
+        heads = self.memory_map(states).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        key, value = heads.chunk(2, dim=1)
+        return key.contiguous(), value.contiguous()
+
+    def scores(
+        self, query: Float[Tensor, "sentences queries dim"], keys: KeyValues
+    ) -> Float[Tensor, "sentences heads_queries src"]:
+        """(W_q s)^T (W_k h_i) / sqrt(head_dim), for all queries of the first head, then of the next."""
+        heads = self.query_map(query).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        return ((heads * self.head_dim**-0.5) @ keys[0].transpose(2, 3)).flatten(1, 2)
+
+    def forward(
+        self,
+        query: Float[Tensor, "sentences queries dim"],
+        keys: KeyValues,
+        states: Float[Tensor, "sentences src context"],
+        mask: Bool[Tensor, "sentences src"],
+    ) -> tuple[Float[Tensor, "sentences queries context"], Float[Tensor, "sentences queries src"]]:
+        """c_t and alpha_t for each query."""
+        scores = self.scores(query, keys).masked_fill(~mask[:, None], -math.inf)
+        weights = torch.softmax(scores, dim=-1).unflatten(1, (-1, query.shape[1]))  # sentences heads queries src
+        return self.output(_merge(weights @ keys[1])), weights.mean(1)

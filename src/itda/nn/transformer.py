@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from itda.batch import Side
 from itda.nn.embedding import Embedder, SequenceDropout
+from itda.nn.entrance import Entrance
 from itda.nn.feedforward import FeedForward
-from itda.nn.interface import Decoded, Decoder, Encoder, Memory, State
+from itda.nn.interface import Decoded, Decoder, Encoder, Memory, State, mean_state
 from itda.nn.multihead import CrossAttention, KeyValues, SelfAttention, padding_bias
-from itda.nn.positions import Positions
+from itda.nn.ssru import SSRU
 
 Values = Float[Tensor, "batch time dim"]
 Mask = Float[Tensor, "rows dim"] | None  # of variational dropout, for a whole sentence
-Mixer = SelfAttention
+Mixer = SelfAttention | SSRU
 
 
 def make_norm(kind: str, dim: int) -> nn.Module:
@@ -45,21 +46,6 @@ class Residual(nn.Module):
         """The sum, with dropout on the branch's answer."""
         values = values + self.dropout(answer, mask)
         return values if self.norm_first else self.norm(values)
-
-
-class Entrance(nn.Module):
-    """What the layers read: embeddings, scaled to unit variance and to `dim` numbers, with positions and dropout."""
-
-    def __init__(self, scale: float, width: nn.Module, positions: Positions, dropout: SequenceDropout) -> None:
-        super().__init__()
-        self.scale, self.width, self.positions, self.dropout = scale, width, positions, dropout
-
-    def forward(
-        self, embedded: Float[Tensor, "batch time embedding"], start: int = 0, mask: Mask = None
-    ) -> Float[Tensor, "batch time dim"]:
-        """Prepare some positions, the first of which is `start`."""
-        scaled = embedded if self.scale == 1.0 else embedded * self.scale
-        return self.dropout(self.positions(self.width(scaled), start), mask)
 
 
 class EncoderLayer(nn.Module):
@@ -95,11 +81,6 @@ class TransformerEncoder(Encoder):
             values = layer(values, bias)
         states = self.norm(values).masked_fill(padding, 0.0)
         return Memory(states, src.mask, ((mean_state(states, src.mask),),))
-
-
-def mean_state(states: Float[Tensor, "sentences src dim"], mask: Tensor) -> Float[Tensor, "sentences dim"]:
-    """The mean over real positions, of states that are 0 elsewhere: what a recurrent decoder's bridge reads."""
-    return states.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 class DecoderLayer(nn.Module):

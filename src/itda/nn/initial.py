@@ -1,4 +1,4 @@
-"""How the weights of a Transformer begin (docs/design/0008)."""
+"""How the weights of Transformers, convolutions and the like begin (docs/design/0008)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import torch
 from torch import nn
 
 from itda.batch import PAD
+from itda.nn.convolution import ConvolutionEncoder, GatedConvolution
 from itda.nn.embedding import TokenEmbedding
 from itda.nn.positions import LearnedPositions
+from itda.nn.ssru import SSRU
 from itda.nn.transformer import TransformerDecoder, TransformerEncoder
+
+VarianceKeeping = TransformerEncoder | TransformerDecoder | ConvolutionEncoder
 
 
 @torch.no_grad()
-def draw_transformer(part: TransformerEncoder | TransformerDecoder) -> None:
+def draw_weights(part: VarianceKeeping) -> None:
     """Keep variances: each matrix gives numbers about as large as those it reads.
 
     Embeddings have the variance 1 / dim: 1 where they are scaled at the entrance, and logits of about that size where
@@ -31,6 +35,11 @@ def draw_transformer(part: TransformerEncoder | TransformerDecoder) -> None:
             case TokenEmbedding():
                 module.table.weight.normal_(std=module.dim**-0.5)
                 module.table.weight[PAD] = 0.0
+            case SSRU():
+                module.forget_bias.fill_(1.0)  # open forget gates, as an LSTM's
+    for module in part.modules():
+        if isinstance(module, GatedConvolution):
+            module.map.weight.mul_(math.sqrt(2))  # its gate lets about a third of the variance pass
 
 
 def draw_matrix(linear: nn.Linear) -> None:
