@@ -136,6 +136,20 @@ def test_grouped_heads_are_repeated_heads(rotary):
         close(one, other)
 
 
+@torch.no_grad()
+def test_weights_are_the_last_layers_averaged_over_its_heads():
+    part, batch = model(num_kv_heads=1), token_batch([[5, 6, 7], [8]], [[4, 5], [6]])
+    seen = {}
+    for number, layer in enumerate(part.decoder.layers):
+        layer.cross.query_map.register_forward_hook(lambda _, __, output, n=number: seen.update({n: output}))
+    memory = part.encode(batch.src)
+    decoded = part.decoder(batch.tgt_in, memory, weights=True)
+    key, value = part.decoder.layers[1].cross.keys(memory.states)
+    query = seen[1].unflatten(2, (2, 4)).transpose(1, 2)
+    allowed = batch.src.mask[:, None].expand(-1, batch.tgt_in.ids.shape[1], -1)
+    close(decoded.weights, by_hand(query, key, value, allowed)[1].mean(1))
+
+
 def test_dropout_on_attention_is_in_training_alone():
     torch.manual_seed(4)
     attention, values = randomize(SelfAttention(8, 2, 2, False, 0.5)), drawn(3, 5, 8)
