@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from zoo import stepped
+from zoo import OTHERS, batch_of, fresh, stepped
 
 from itda.batch import PAD, Tokens, Vectors, token_batch, vector_batch
 from itda.build import build_model
@@ -16,6 +16,7 @@ from itda.nn.interface import Decoded, Memory
 from itda.nn.multihead import CrossAttention, SelfAttention, attend, attend_to_past, attend_visibly, padding_bias
 from itda.nn.positions import LearnedPositions, SinusoidalPositions, _angles, rotate
 from itda.nn.transformer import DecoderLayer, EncoderLayer, Residual, make_norm
+from itda.training.rollout import exact_rollout
 
 MASK = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
 NO_DROPOUT = SequenceDropout(0.0, False)
@@ -365,9 +366,10 @@ def test_text_is_read_with_unit_variance_and_so_are_the_first_logits():
         assert all((norm.weight == 1).all() and not norm.bias.any() for norm in norms)
 
 
-def test_bfloat16_autocast_trains():
-    part = model(num_kv_heads=1).float().train()
+@pytest.mark.parametrize("kind", [kind for kind in OTHERS if kind.data == "text"], ids=lambda kind: kind.name)
+def test_bfloat16_autocast_trains_by_forward_and_by_step(kind):
+    part, batch = fresh(kind).float().train(), batch_of(kind)
     with torch.autocast("cpu", torch.bfloat16):
-        sums = part.loss(token_batch([[5, 6, 7], [8]], [[4, 5, 6], [7, 8]]))
-    sums.objective.backward()
+        objectives = [part.loss(batch).objective, exact_rollout(part, batch, 0.5, "token", torch.Generator()).objective]
+    sum(objectives).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in part.parameters())

@@ -24,4 +24,5 @@ class Entrance(nn.Module):
     ) -> Float[Tensor, "batch time dim"]:
         """Prepare some positions, the first of which is `start`."""
         scaled = embedded if self.scale == 1.0 else embedded * self.scale
-        return self.dropout(self.positions(self.width(scaled), start), mask)
+        wide = self.width(scaled).to(embedded.dtype)  # under autocast the sum of all branches keeps its precision
+        return self.dropout(self.positions(wide, start), mask)

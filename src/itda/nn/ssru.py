@@ -33,7 +33,7 @@ class SSRU(nn.Module):
 
     def start(self, like: Float[Tensor, "rows 1 other"]) -> Float[Tensor, "rows dim"]:
         """c_0 = 0."""
-        return like.new_zeros(len(like), self.dim)
+        return like.new_zeros(len(like), self.dim, dtype=self.forget_bias.dtype)
 
     def step(
         self, values: Float[Tensor, "rows 1 dim"], cache: Float[Tensor, "rows dim"]
@@ -45,4 +45,5 @@ class SSRU(nn.Module):
 
     def _gate(self, values: Float[Tensor, "*lead dim"]) -> tuple[Tensor, Tensor]:
         forget, candidate = self.map(values).chunk(2, dim=-1)
-        return torch.sigmoid(forget + self.forget_bias), candidate
+        forget = torch.sigmoid(forget + self.forget_bias)
+        return forget, candidate.to(forget.dtype)  # under autocast the sum over time keeps its precision
