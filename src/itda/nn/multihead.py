@@ -13,10 +13,10 @@ import math
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 
 from itda.nn.attention import Attention
+from itda.nn.dropping import drop
 from itda.nn.positions import rotate
 
 Values = Float[Tensor, "batch time dim"]
