@@ -64,6 +64,10 @@ def _fold(query: Heads, kv_heads: int) -> Tensor:
     return query.reshape(query.shape[0], kv_heads, -1, query.shape[3])
 
 
+def _heads(values: Values, head_dim: int) -> Heads:
+    return values.unflatten(2, (-1, head_dim)).transpose(1, 2)
+
+
 def _merge(heads: Heads) -> Values:
     return heads.transpose(1, 2).flatten(2)
 
@@ -117,11 +121,13 @@ class SelfAttention(AttentionPart):
 
     def _project(self, values: Values, start: int) -> tuple[Heads, Tensor, Tensor]:
         """Queries, keys and values; the first position stands at `start`."""
-        heads = self.map(values).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-        query, key, value = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
+        projected = self.map(values)
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         if self.rotary:
-            turned = rotate(heads[:, : self.num_heads + self.num_kv_heads], start)
-            query, key = turned.split([self.num_heads, self.num_kv_heads], dim=1)
+            turned, value = projected.split([queries + keys, keys], dim=2)
+            query, key = rotate(_heads(turned, self.head_dim), start).split([self.num_heads, self.num_kv_heads], dim=1)
+            return query, key, _heads(value, self.head_dim)
+        query, key, value = (_heads(part, self.head_dim) for part in projected.split([queries, keys, keys], dim=2))
         return query, key, value
 
 
@@ -135,9 +141,8 @@ class CrossAttention(AttentionPart):
 
     def keys(self, states: Float[Tensor, "sentences src memory_dim"]) -> KeyValues:
         """Keys and values of the memory, computed once a sentence."""
-        heads = self.memory_map(states).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-        key, value = heads.chunk(2, dim=1)
-        return key, value
+        key, value = self.memory_map(states).chunk(2, dim=2)
+        return _heads(key, self.head_dim), _heads(value, self.head_dim)
 
     def forward(
         self, values: Float[Tensor, "sentences queries dim"], keys: KeyValues, bias: Bias
@@ -153,7 +158,7 @@ class CrossAttention(AttentionPart):
         return self.output(_merge(answer)), weights.mean(1)
 
     def _queries(self, values: Values) -> Heads:
-        return self.query_map(values).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        return _heads(self.query_map(values), self.head_dim)
 
 
 class MultiHeadAttention(Attention):
@@ -171,15 +176,14 @@ class MultiHeadAttention(Attention):
 
     def keys(self, states: Float[Tensor, "sentences src context"]) -> KeyValues:
         """Keys and values of each head, in the order in which each step reads them."""
-        heads = self.memory_map(states).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-        key, value = heads.chunk(2, dim=1)
-        return key.contiguous(), value.contiguous()
+        key, value = self.memory_map(states).chunk(2, dim=2)
+        return _heads(key, self.head_dim).contiguous(), _heads(value, self.head_dim).contiguous()
 
     def scores(
         self, query: Float[Tensor, "sentences queries dim"], keys: KeyValues
     ) -> Float[Tensor, "sentences heads_queries src"]:
         """(W_q s)^T (W_k h_i) / sqrt(head_dim), for all queries of the first head, then of the next."""
-        heads = self.query_map(query).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        heads = _heads(self.query_map(query), self.head_dim)
         return ((heads * self.head_dim**-0.5) @ keys[0].transpose(2, 3)).flatten(1, 2)
 
     def forward(
