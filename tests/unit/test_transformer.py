@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from zoo import OTHERS, batch_of, fresh, stepped
+from zoo import OTHERS, Kind, batch_of, fresh, stepped
 
 from itda.batch import PAD, Tokens, Vectors, token_batch, vector_batch
 from itda.build import build_model
@@ -366,7 +366,11 @@ def test_text_is_read_with_unit_variance_and_so_are_the_first_logits():
         assert all((norm.weight == 1).all() and not norm.bias.any() for norm in norms)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OTHERS if kind.data == "text"], ids=lambda kind: kind.name)
+AUTOCAST = [kind for kind in OTHERS if kind.data == "text"]
+AUTOCAST += [Kind(cell=cell, decoder=decoder) for cell in ("lstm", "gru") for decoder in ("transformer", "ssru")]
+
+
+@pytest.mark.parametrize("kind", AUTOCAST, ids=lambda kind: kind.name)
 def test_bfloat16_autocast_trains_by_forward_and_by_step(kind):
     part, batch = fresh(kind).float().train(), batch_of(kind)
     with torch.autocast("cpu", torch.bfloat16):
