@@ -1,10 +1,12 @@
 """Every model that a recipe can name, tiny, in float64, with random weights: what the laws are tested on.
 
-ZOO holds them all by name; FEW is a handful in which each two properties meet at least once.
+ZOO holds all recurrent ones by name, and of those with other parts as many as let each two properties meet; FEW is a
+handful of the recurrent ones, chosen in the same way, and all the others.
 """
 
 import functools
 import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +15,16 @@ from torch import Tensor, nn
 
 from itda.batch import Batch, Side, Tokens, Vectors, token_batch, vector_batch
 from itda.build import build_model
-from itda.config import AttentionConfig, Config, DataConfig, DecoderConfig, EncoderConfig, ModelConfig, problems
+from itda.config import (
+    AttentionConfig,
+    Config,
+    DataConfig,
+    DecoderConfig,
+    EncoderConfig,
+    ModelConfig,
+    TransformerConfig,
+    problems,
+)
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.nn.interface import Decoded, Decoder, Memory
 
@@ -26,6 +37,8 @@ DECODERS = {
     "luong": ("luong", False),
     "feeding": ("luong", True),
 }
+OTHER_ENCODERS = ("transformer", "convolution")
+OTHER_DECODERS = ("transformer", "ssru")
 ATTENTIONS = ("additive", "dot", "general", "concat")
 
 
@@ -34,6 +47,7 @@ class Kind:
     """What tells one model from another."""
 
     data: str = "text"
+    encoder: str = "recurrent"
     cell: str = "lstm"
     layers: int = 1
     directions: int = 1
@@ -41,34 +55,69 @@ class Kind:
     decoder_cell: str = "lstm"
     bridge: str = "dense"
     attention: str = "additive"
+    positions: str = "sinusoidal"
+    norm: str = "layer"
+    norm_first: bool = True
+    activation: str = "relu"
+    kv_heads: int = 0
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether encoder and decoder both are."""
+        return self.encoder == "recurrent" and self.decoder in DECODERS
+
+    @property
+    def looks(self) -> bool:
+        """Whether the decoder has attention."""
+        return self.decoder != "plain"
 
     @property
     def name(self) -> str:
-        """The id of a test."""
+        """The id of a test: what is as it is by default is not named."""
         encoder = f"{self.layers}{'bi' if self.directions == 2 else ''}{self.cell}"
-        score = "" if self.decoder == "plain" else f"-{self.attention}"
-        return f"{self.data}-{encoder}-{self.bridge}-{self.decoder}-{self.decoder_cell}{score}"
+        encoder = encoder if self.encoder == "recurrent" else f"{self.layers}{self.encoder}"
+        decoder = f"{self.decoder}-{self.decoder_cell}" + (f"-{self.attention}" if self.looks else "")
+        decoder = f"{self.bridge}-{decoder}" if self.decoder in DECODERS else self.decoder
+        shape = (self.positions, self.norm, "pre" if self.norm_first else "post", self.activation, str(self.kv_heads))
+        return "-".join([self.data, encoder, decoder, *(() if self.recurrent else shape)])
 
     def config(self) -> Config:
         """The recipe, with sizes that differ wherever they may, so that no two can be mistaken for each other."""
-        form, feeding = DECODERS[self.decoder]
+        form, feeding = DECODERS.get(self.decoder, (self.decoder, True))
+        dim = 8 if self.encoder == "transformer" or form == "ssru" else 6
         equal = self.bridge == "copy" or (self.attention == "dot" and form != "plain")
         return Config(
             data=DataConfig(kind=self.data, train="-", src_dim=SRC_DIM, tgt_dim=TGT_DIM),
             model=ModelConfig(
                 embedding_dim=5,
                 encoder=EncoderConfig(
-                    cell=self.cell, dim=6, num_layers=self.layers, bidirectional=self.directions == 2
+                    kind=self.encoder,
+                    cell=self.cell,
+                    dim=dim,
+                    num_layers=self.layers,
+                    bidirectional=self.directions == 2,
                 ),
                 decoder=DecoderConfig(
                     kind=form,
                     cell=self.decoder_cell,
-                    dim=6 if equal else 4,
+                    dim=dim if equal or form == "ssru" else 4,  # of few ReLUs, all may be shut at once
                     num_layers=self.layers,
                     input_feeding=feeding,
                     bridge=self.bridge,
                 ),
-                attention=AttentionConfig(kind=self.attention, dim=7),
+                attention=AttentionConfig(
+                    kind=self.attention, dim=10 if self.attention == "multihead" else 7, num_heads=2
+                ),
+                transformer=TransformerConfig(
+                    num_heads=2,
+                    num_kv_heads=self.kv_heads,
+                    ffn_dim=9,
+                    activation=self.activation,
+                    norm=self.norm,
+                    norm_first=self.norm_first,
+                    positions=self.positions,
+                    max_length=201,
+                ),
             ),
         )
 
@@ -92,7 +141,47 @@ OPTIONS = {
     "bridge": ("dense", "copy"),
     "attention": ATTENTIONS,
 }
-KINDS = [kind for values in itertools.product(*OPTIONS.values()) if _valid(kind := Kind(*values))]
+KINDS = [
+    kind
+    for values in itertools.product(*OPTIONS.values())
+    if _valid(kind := Kind(**dict(zip(OPTIONS, values, strict=True))))
+]
+OTHER_OPTIONS = {
+    "data": ("text", "vectors"),
+    "layers": (1, 2),
+    "positions": ("sinusoidal", "learned", "rotary"),
+    "norm": ("layer", "rms"),
+    "norm_first": (True, False),
+    "activation": ("relu", "gelu", "swiglu"),
+    "kv_heads": (0, 1),
+}
+PURE = [
+    Kind(encoder=encoder, decoder=decoder, **dict(zip(OTHER_OPTIONS, values, strict=True)))
+    for encoder, decoder, *values in itertools.product(OTHER_ENCODERS, OTHER_DECODERS, *OTHER_OPTIONS.values())
+]
+
+
+def _mixed() -> list[Kind]:
+    """Each pair of a recurrent and another part, text and vectors in turn, and all else by chance."""
+    draw, found = random.Random(1), []
+    pairs = [*itertools.product(OTHER_ENCODERS, DECODERS), *itertools.product(["recurrent"], OTHER_DECODERS)]
+    for number, (encoder, decoder) in enumerate(pairs):
+        shape = {name: draw.choice(values) for name, values in OTHER_OPTIONS.items()}
+        shape["data"] = ("text", "vectors")[(number + number // 4) % 2]
+        if encoder == "recurrent":
+            shape |= {"cell": draw.choice(("lstm", "gru")), "directions": draw.choice((1, 2))}
+        else:
+            shape |= {"decoder_cell": draw.choice(("lstm", "gru"))}
+        if decoder in DECODERS and decoder != "plain":
+            shape |= {"attention": draw.choice((*ATTENTIONS, "multihead"))}
+        found.append(Kind(encoder=encoder, decoder=decoder, **shape))
+    return found
+
+
+MULTIHEAD = [
+    Kind(decoder=decoder, cell=cell, decoder_cell=cell, attention="multihead")
+    for decoder, cell in (("bahdanau", "lstm"), ("luong", "gru"), ("feeding", "lstm"))
+]
 
 
 def _covering(kinds: list[Kind]) -> list[Kind]:
@@ -108,8 +197,9 @@ def _covering(kinds: list[Kind]) -> list[Kind]:
     return chosen
 
 
-ZOO = {kind.name: kind for kind in KINDS}
-FEW = {kind.name: kind for kind in _covering(KINDS)}
+OTHERS = [*_covering(PURE), *_mixed(), *MULTIHEAD]
+ZOO = {kind.name: kind for kind in [*KINDS, *OTHERS]}
+FEW = {kind.name: kind for kind in [*_covering(KINDS), *OTHERS]}
 
 
 @functools.cache

@@ -99,10 +99,23 @@ def flips(model: Seq2Seq, sources: list[str], beam: int) -> dict[str, int]:
     return counts
 
 
-@pytest.fixture(scope="session")
-def small_model(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Seq2Seq:
+KINDS = {
+    "recurrent": (),
+    "transformer": (
+        "model.encoder.kind=transformer",
+        "model.decoder.kind=transformer",
+        "model.transformer.num_kv_heads=2",
+        "model.transformer.positions=rotary",
+    ),
+    "ssru": ("model.encoder.kind=convolution", "model.decoder.kind=ssru"),
+}
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def small_model(request: pytest.FixtureRequest, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Seq2Seq:
     """A small model of Korean and English dates, trained for seconds: it is often wrong, in many ways."""
-    return itda.train("dates", *SMALL, run=tmp_path_factory.mktemp("invariance") / "run", updates=100)
+    run = tmp_path_factory.mktemp("invariance") / "run"
+    return itda.train("dates", *SMALL, *KINDS[request.param], run=run, updates=100)
 
 
 def sources_of(model: Seq2Seq, count: int) -> list[str]:

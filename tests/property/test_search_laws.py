@@ -12,7 +12,7 @@ from torch import nn
 
 from itda.batch import BOS, EOS, PAD, pad_tokens
 from itda.build import build_model
-from itda.config import AttentionConfig, Config, DecoderConfig, EncoderConfig, ModelConfig
+from itda.config import AttentionConfig, Config, DecoderConfig, EncoderConfig, ModelConfig, TransformerConfig
 from itda.decode.search import Found, beam_search
 from itda.nn.interface import Decoded, Decoder, Head, Memory, State
 
@@ -180,19 +180,32 @@ for kind, cell, score, feeding, bridge in [
     ("luong", "gru", "dot", False, "dense"),
 ]:
     MODELS[f"{kind}-{cell}-{score}"] = (kind, cell, score, feeding, bridge)
+SHAPES = {
+    "transformer": TransformerConfig(num_heads=4, num_kv_heads=2, ffn_dim=10, positions="rotary", activation="swiglu"),
+    "ssru": TransformerConfig(num_heads=2, ffn_dim=10, norm="rms", norm_first=False),
+}
+MODELS |= SHAPES
 
 
 def make_model(name, vocab, lengths) -> tuple[Decoder, Head, Memory]:
     """A decoder, its head, and a memory of sentences of these lengths, in float64."""
     if name in ("prefix", "gru"):
         return MODELS[name](vocab).eval(), IdentityHead(), make_memory(lengths, vocab if name == "prefix" else 12)
-    kind, cell, score, feeding, bridge = MODELS[name]
-    parts = ModelConfig(
-        embedding_dim=8,
-        encoder=EncoderConfig(cell=cell, dim=12, num_layers=2, bidirectional=bridge == "dense"),
-        decoder=DecoderConfig(kind=kind, cell=cell, dim=12, num_layers=2, input_feeding=feeding, bridge=bridge),
-        attention=AttentionConfig(kind=score, dim=8),
-    )
+    if name in SHAPES:
+        parts = ModelConfig(
+            embedding_dim=8,
+            encoder=EncoderConfig(kind="transformer", dim=16),
+            decoder=DecoderConfig(kind=name, dim=16),
+            transformer=SHAPES[name],
+        )
+    else:
+        kind, cell, score, feeding, bridge = MODELS[name]
+        parts = ModelConfig(
+            embedding_dim=8,
+            encoder=EncoderConfig(cell=cell, dim=12, num_layers=2, bidirectional=bridge == "dense"),
+            decoder=DecoderConfig(kind=kind, cell=cell, dim=12, num_layers=2, input_feeding=feeding, bridge=bridge),
+            attention=AttentionConfig(kind=score, dim=8),
+        )
     model = build_model(Config(model=parts), vocab, vocab).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -148,6 +148,25 @@ def test_whole_numbers_are_numbers() -> None:
             'model.decoder.bridge = "copy"\nmodel.encoder.bidirectional = false\nmodel.encoder.cell = "gru"',
             "equal cell",
         ),
+        ('model.encoder.kind = "transformer"\nmodel.decoder.bridge = "copy"', "of a recurrent encoder"),
+        ('model.encoder = {kind = "transformer", dim = 30}', "num_heads = 4 heads share it"),
+        ('model.decoder = {kind = "transformer", dim = 30}', "model.decoder.dim is 30"),
+        (
+            'model.decoder = {kind = "transformer", dim = 12}\nmodel.transformer.positions = "rotary"',
+            "dim / num_heads is 3; rotary",
+        ),
+        (
+            'model.decoder.kind = "transformer"\nmodel.transformer = {positions = "learned", max_length = 200}',
+            "the decoder reads up to 201 positions",
+        ),
+        (
+            'model.encoder.kind = "transformer"\nmodel.transformer.num_kv_heads = 3',
+            "equal groups of num_heads = 4",
+        ),
+        ('model.encoder = {kind = "convolution", kernel_width = 4}', "it must be odd, such as 5"),
+        ('model.encoder.kind = "convolution"\nmodel.decoder.bridge = "copy"', "of a recurrent encoder"),
+        ('model.decoder = {kind = "ssru", dim = 30}', "num_heads = 4 heads share it"),
+        ('model.attention = {kind = "multihead", dim = 30}', "model.attention.num_heads = 4 heads share it"),
         ('tokenizer.kind = "words"\ntokenizer.sampling = 0.1', "tokenizer.sampling needs"),
         ("train.weight_decay = 0.1", "adamw"),
         ("train.learning_rate = 0", "nothing would be learned"),
@@ -179,6 +198,28 @@ def test_a_plain_recipe_has_no_problems_and_notices_name_what_is_not_read() -> N
     silent = override(override(fine, "model.decoder.kind=plain"), "model.attention.dim=7")
     assert list(problems(silent)) == []
     assert any("model.attention has no effect" in notice for notice in notices(silent))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('model.encoder = {kind = "transformer", cell = "gru", dim = 36}', ["model.encoder.cell has no effect"]),
+        (
+            'model.decoder = {kind = "transformer", bridge = "copy", input_feeding = false}\nmodel.attention.dim = 7',
+            ["its own attention", "model.decoder.bridge has", "model.decoder.input_feeding has"],
+        ),
+        ('model.decoder = {kind = "ssru", dim = 12}\nmodel.transformer.positions = "rotary"', []),
+        ("model.encoder.kernel_width = 4", ["model.encoder.kernel_width has no effect"]),
+        ("model.attention.num_heads = 3", ["model.attention.num_heads has no effect"]),
+        ("model.transformer.num_heads = 3", ["neither encoder nor decoder is a Transformer"]),
+        ('model.encoder = {kind = "transformer", bidirectional = true}', []),
+    ],
+)
+def test_what_a_kind_of_model_does_not_read_is_named(text: str, expected: list[str]) -> None:
+    config = validate(parse(FINE + text))
+    found = [notice for notice in notices(config) if "no data.valid" not in notice]
+    assert len(found) == len(expected)
+    assert all(words in notice for words, notice in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from itda.config import (
     TeacherForcingConfig,
     TokenizerConfig,
     TrainConfig,
+    TransformerConfig,
 )
 from itda.config.read import override
 from itda.errors import UserError
@@ -37,6 +39,13 @@ TINY = ModelConfig(
     encoder=EncoderConfig(dim=8),
     decoder=DecoderConfig(dim=8),
     attention=AttentionConfig(dim=6),
+)
+
+TRANSFORMER = replace(
+    TINY,
+    encoder=EncoderConfig(kind="transformer", dim=8),
+    decoder=DecoderConfig(kind="transformer", dim=8),
+    transformer=TransformerConfig(num_heads=2, ffn_dim=8, attention_dropout=0.1),
 )
 
 
@@ -61,7 +70,7 @@ def place(tmp_path_factory):
         yield folder
 
 
-def recipe(**train) -> Config:
+def recipe(model=TINY, **train) -> Config:
     """Everything random is on: dropout, coins, subword sampling; and two micro-batches an update."""
     settings = {
         "updates": 20,
@@ -74,7 +83,7 @@ def recipe(**train) -> Config:
     return Config(
         data=DataConfig(train="train.tsv", valid="valid.tsv"),
         tokenizer=TokenizerConfig(vocab_size=300, sampling=0.1),
-        model=TINY,
+        model=model,
         train=TrainConfig(**(settings | train)),
     )
 
@@ -120,6 +129,7 @@ KINDS = {
     "adam": {},
     "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "teacher_forcing": PARALLEL},
     "tokens": {"batch": 40, "batch_unit": "tokens", "accumulate": 1, "updates": 12, "validate_every": 6},
+    "transformer": {"model": TRANSFORMER, "updates": 10},
 }
 
 

@@ -14,6 +14,7 @@ from itda.config.fields import (
     TeacherForcingConfig,
     TokenizerConfig,
     TrainConfig,
+    TransformerConfig,
 )
 from itda.config.find import recipe_names, recipe_path
 from itda.config.read import load, override, parse, read_text, with_budget
@@ -31,6 +32,7 @@ __all__ = [
     "TeacherForcingConfig",
     "TokenizerConfig",
     "TrainConfig",
+    "TransformerConfig",
     "describe_settings",
     "dumps",
     "explain",

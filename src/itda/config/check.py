@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from itda.config.fields import AttentionConfig, Config, TokenizerConfig
+from itda.config.fields import (
+    AttentionConfig,
+    Config,
+    DecoderConfig,
+    EncoderConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
 from itda.errors import UserError
+
+RECURRENT_DECODERS = ("plain", "bahdanau", "luong")
+WITH_HEADS = ("transformer", "ssru")
 
 
 def validate(config: Config, source: str = "recipe") -> Config:
@@ -64,22 +74,78 @@ def vector_problems(config: Config) -> Iterator[str]:
 
 def model_problems(config: Config) -> Iterator[str]:
     """Check that the parts of the model fit together."""
-    encoder, decoder, attention = config.model.encoder, config.model.decoder, config.model.attention
-    if encoder.bidirectional and encoder.dim % 2:
+    encoder, decoder = config.model.encoder, config.model.decoder
+    if encoder.kind == "recurrent" and encoder.bidirectional and encoder.dim % 2:
         yield f"model.encoder.dim is {encoder.dim}; two directions share it, so it must be even"
+    if encoder.kind == "convolution" and not encoder.kernel_width % 2:
+        yield (
+            f"model.encoder.kernel_width is {encoder.kernel_width}; a position stands in the middle of what is seen, "
+            f"so it must be odd, such as {encoder.kernel_width + 1}"
+        )
+    if decoder.kind in RECURRENT_DECODERS:
+        yield from recurrent_decoder_problems(config)
+    if encoder.kind in WITH_HEADS or decoder.kind in WITH_HEADS:
+        yield from transformer_problems(config)
+
+
+def recurrent_decoder_problems(config: Config) -> Iterator[str]:
+    """Check what a recurrent decoder takes over from the encoder."""
+    encoder, decoder, attention = config.model.encoder, config.model.decoder, config.model.attention
     if decoder.kind != "plain" and attention.kind == "dot" and encoder.dim != decoder.dim:
         yield (
             f"dot attention multiplies s_t by h_i, and model.decoder.dim is {decoder.dim} but model.encoder.dim is "
             f'{encoder.dim}; make them equal, or use attention.kind = "general"'
         )
-    if decoder.bridge == "copy":
-        mine = (decoder.cell, decoder.dim, decoder.num_layers)
-        theirs = (encoder.cell, encoder.dim, encoder.num_layers)
-        if encoder.bidirectional or mine != theirs:
+    if decoder.kind != "plain" and attention.kind == "multihead" and attention.dim % attention.num_heads:
+        yield (
+            f"model.attention.dim is {attention.dim}; model.attention.num_heads = {attention.num_heads} heads share "
+            "it, so it must be a multiple of that"
+        )
+    if decoder.bridge != "copy":
+        return
+    mine = (decoder.cell, decoder.dim, decoder.num_layers)
+    theirs = (encoder.cell, encoder.dim, encoder.num_layers)
+    if encoder.kind != "recurrent":
+        yield (
+            f'model.decoder.bridge = "copy" takes over the states of a recurrent encoder, and model.encoder.kind is '
+            f'"{encoder.kind}"; use bridge = "dense"'
+        )
+    elif encoder.bidirectional or mine != theirs:
+        yield (
+            'model.decoder.bridge = "copy" needs equal cell, dim and num_layers in encoder and decoder, '
+            'and encoder.bidirectional = false; use bridge = "dense" otherwise'
+        )
+
+
+def transformer_problems(config: Config) -> Iterator[str]:
+    """Check that heads divide what they share, and that learned positions reach far enough."""
+    data, shape = config.data, config.model.transformer
+    for side, part, longest in (
+        ("encoder", config.model.encoder, data.max_src_length),
+        ("decoder", config.model.decoder, data.max_tgt_length),
+    ):
+        if part.kind not in WITH_HEADS:
+            continue
+        if part.dim % shape.num_heads:
             yield (
-                'model.decoder.bridge = "copy" needs equal cell, dim and num_layers in encoder and decoder, '
-                'and encoder.bidirectional = false; use bridge = "dense" otherwise'
+                f"model.{side}.dim is {part.dim}; model.transformer.num_heads = {shape.num_heads} heads share it, "
+                "so it must be a multiple of that"
             )
+        elif part.kind == "transformer" and shape.positions == "rotary" and part.dim // shape.num_heads % 2:
+            yield (
+                f"model.{side}.dim / num_heads is {part.dim // shape.num_heads}; rotary positions turn pairs of "
+                'numbers, so it must be even; use another num_heads, or positions = "sinusoidal"'
+            )
+        if config.data.kind == "text" and shape.positions == "learned" and shape.max_length < longest + 1:
+            yield (
+                f"model.transformer.max_length is {shape.max_length}; the {side} reads up to {longest + 1} positions "
+                f"({'data.max_src_length' if side == 'encoder' else 'data.max_tgt_length'} + 1): make it as large"
+            )
+    if shape.num_kv_heads and shape.num_heads % shape.num_kv_heads:
+        yield (
+            f"model.transformer.num_kv_heads is {shape.num_kv_heads}; equal groups of num_heads = {shape.num_heads} "
+            "share each, so it must divide that (0: one for each head)"
+        )
 
 
 def train_problems(config: Config) -> Iterator[str]:
@@ -103,14 +169,36 @@ def train_problems(config: Config) -> Iterator[str]:
 
 def notices(config: Config) -> Iterator[str]:
     """Yield each setting that was changed and that nothing reads in this recipe."""
-    decoder, train = config.model.decoder, config.train
-    if decoder.kind == "plain" and config.model.attention != AttentionConfig():
-        yield 'model.attention has no effect: model.decoder.kind = "plain" has no attention'
-    if decoder.kind != "luong" and not decoder.input_feeding:
-        yield f'model.decoder.input_feeding has no effect: model.decoder.kind = "{decoder.kind}"'
+    train = config.train
+    yield from model_notices(config)
     if not config.data.valid and train.patience == 0:
         yield "no data.valid: nothing is measured while training, and the last weights are kept"
     if train.updates and train.warmup > train.updates:
         yield f"train.warmup is {train.warmup}, longer than the whole budget of {train.updates} updates"
     if train.schedule != "cosine" and train.final_scale:
         yield f'train.final_scale has no effect: train.schedule = "{train.schedule}"'
+
+
+def model_notices(config: Config) -> Iterator[str]:
+    """Yield the settings of parts that this model does not have."""
+    model = config.model
+    encoder, decoder = model.encoder, model.decoder
+    if decoder.kind not in ("bahdanau", "luong") and model.attention != AttentionConfig():
+        why = "has no attention" if decoder.kind == "plain" else "has its own attention"
+        yield f'model.attention has no effect: model.decoder.kind = "{decoder.kind}" {why}'
+    if model.attention.kind != "multihead" and model.attention.num_heads != AttentionConfig().num_heads:
+        yield f'model.attention.num_heads has no effect: model.attention.kind = "{model.attention.kind}"'
+    unread: list[tuple[str, EncoderConfig | DecoderConfig, EncoderConfig | DecoderConfig, str]] = []
+    if encoder.kind != "convolution":
+        unread += [("encoder", encoder, EncoderConfig(), "kernel_width")]
+    if encoder.kind != "recurrent":
+        unread += [("encoder", encoder, EncoderConfig(), key) for key in ("cell", "bidirectional")]
+    if decoder.kind not in RECURRENT_DECODERS:
+        unread += [("decoder", decoder, DecoderConfig(), key) for key in ("cell", "bridge")]
+    if decoder.kind != "luong":
+        unread += [("decoder", decoder, DecoderConfig(), "input_feeding")]
+    for side, part, default, key in unread:
+        if getattr(part, key) != getattr(default, key):
+            yield f'model.{side}.{key} has no effect: model.{side}.kind = "{part.kind}"'
+    if encoder.kind not in WITH_HEADS and decoder.kind not in WITH_HEADS and model.transformer != TransformerConfig():
+        yield "model.transformer has no effect: neither encoder nor decoder is a Transformer"

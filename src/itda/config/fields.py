@@ -68,11 +68,12 @@ class TokenizerConfig:
 class EncoderConfig:
     """The encoder."""
 
-    kind: str = setting("recurrent", "encoder family", choices=("recurrent",))
+    kind: str = setting("recurrent", "encoder family", choices=("recurrent", "transformer", "convolution"))
     cell: str = setting("lstm", "recurrent cell", choices=("lstm", "gru"))
     dim: int = setting(256, "size of a state h_i (both directions together)", low=1)
     num_layers: int = setting(1, "layers", low=1)
-    bidirectional: bool = setting(True, "read in both directions")
+    bidirectional: bool = setting(True, "recurrent: read in both directions")
+    kernel_width: int = setting(3, "convolution: positions that a layer sees around each, an odd number", low=1)
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ class DecoderConfig:
 
     kind: str = setting(
         "bahdanau",
-        "plain: no attention; bahdanau: query s_{t-1}; luong: query s_t",
-        choices=("plain", "bahdanau", "luong"),
+        "recurrent ones (plain: no attention; bahdanau: query s_{t-1}; luong: query s_t), transformer, or ssru "
+        "(a Transformer with a simple recurrence in place of self-attention, for quick decoding)",
+        choices=("plain", "bahdanau", "luong", "transformer", "ssru"),
     )
     cell: str = setting("lstm", "recurrent cell", choices=("lstm", "gru"))
     dim: int = setting(256, "size of the state s_t", low=1)
@@ -95,10 +97,32 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """The attention of the decoder."""
+    """The attention of a recurrent decoder."""
 
-    kind: str = setting("additive", "score e_{t,i}", choices=("additive", "dot", "general", "concat"))
-    dim: int = setting(256, "size of the hidden layer of additive and concat", low=1)
+    kind: str = setting(
+        "additive", "score e_{t,i}, or several heads", choices=("additive", "dot", "general", "concat", "multihead")
+    )
+    dim: int = setting(256, "size of the hidden layer of additive and concat, and of all heads together", low=1)
+    num_heads: int = setting(4, "multihead: heads; they share dim", low=1)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The layers of a Transformer (or ssru), the same in encoder and decoder."""
+
+    num_heads: int = setting(4, "attention heads; they share dim, so each has dim / num_heads numbers", low=1)
+    num_kv_heads: int = setting(0, "heads of keys and values, shared by groups of query heads; 0: num_heads", low=0)
+    ffn_dim: int = setting(1024, "inner size of the feed-forward layer", low=1)
+    activation: str = setting("relu", "of the feed-forward layer", choices=("relu", "gelu", "swiglu"))
+    norm: str = setting("layer", "LayerNorm, or RMSNorm (no mean, no bias)", choices=("layer", "rms"))
+    norm_first: bool = setting(True, "norm before each branch (pre-norm), or after its sum (post-norm, as published)")
+    positions: str = setting(
+        "sinusoidal",
+        "sinusoidal or learned vectors added to the input, or rotary (queries and keys turned by their position)",
+        choices=("sinusoidal", "learned", "rotary"),
+    )
+    max_length: int = setting(512, "learned positions: how many; what lies beyond shares the last one", low=1)
+    attention_dropout: float = setting(0.0, "dropout rate of attention weights", low=0.0, high=0.95)
 
 
 @dataclass(frozen=True)
@@ -116,6 +140,7 @@ class ModelConfig:
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
     attention: AttentionConfig = AttentionConfig()
+    transformer: TransformerConfig = TransformerConfig()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from itda.nn.interface import Tree
+
 Context = Float[Tensor, "sentences queries context"]
 Weights = Float[Tensor, "sentences queries src"]
 Terms = tuple[Tensor | None, Tensor | None]
@@ -32,19 +34,17 @@ class Attention(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def keys(self, states: Float[Tensor, "sentences src context"]) -> Float[Tensor, "sentences src key"]:
-        """What the score needs of h_i, computed once a sentence."""
+    def keys(self, states: Float[Tensor, "sentences src context"]) -> Tree:
+        """What the score needs of h_i, computed once a sentence: a tensor (sentences, src, key), or a tuple of some."""
 
     @abstractmethod
-    def scores(
-        self, query: Float[Tensor, "sentences queries dim"], keys: Float[Tensor, "sentences src key"]
-    ) -> Weights:
+    def scores(self, query: Float[Tensor, "sentences queries dim"], keys: Tree) -> Weights:
         """e_{t,i}, before masking."""
 
     def forward(
         self,
         query: Float[Tensor, "sentences queries dim"],
-        keys: Float[Tensor, "sentences src key"],
+        keys: Tree,
         states: Float[Tensor, "sentences src context"],
         mask: Bool[Tensor, "sentences src"],
     ) -> tuple[Context, Weights]:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from itda.nn.dropping import drop, keep_mask
+
 
 class TokenEmbedding(nn.Module):
     """Looks up a vector for each token id; the row of PAD stays zero and gets no gradient."""
@@ -51,7 +53,7 @@ class SequenceDropout(nn.Module):
         if not self.training or self.rate == 0.0:
             return values
         if not self.variational:
-            return nn.functional.dropout(values, self.rate)
+            return drop(values, self.rate)
         return values * self.mask(values[:, :1])
 
     def draw_steps(
@@ -68,7 +70,7 @@ class SequenceDropout(nn.Module):
 
     def mask(self, like: Tensor) -> Tensor:
         """Draw a scaled keep mask of the shape of `like`."""
-        return nn.functional.dropout(torch.ones_like(like), self.rate)
+        return keep_mask(like, self.rate)
 
 
 def reverse_sequences(values: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"]) -> Tensor:

@@ -36,7 +36,7 @@ class Memory:
     """What an encoder says of its sentences: a vector h_i for each position, and a summary of the whole.
 
     `summary` is a tree of tensors with sentences on dim 0: for a recurrent encoder, a tuple with one entry a
-    layer, each a tuple (hidden,) or (hidden, cell) of shape (sentences, dim).
+    layer, each a tuple (hidden,) or (hidden, cell) of shape (sentences, dim); for others ((mean,),).
     """
 
     states: Float[Tensor, "sentences src dim"]
@@ -46,6 +46,11 @@ class Memory:
     def select(self, sentences: Int[Tensor, " kept"]) -> Memory:
         """Keep some sentences."""
         return Memory(self.states[sentences], self.mask[sentences], tree_map(lambda t: t[sentences], self.summary))
+
+
+def mean_state(states: Float[Tensor, "sentences src dim"], mask: Tensor) -> Float[Tensor, "sentences dim"]:
+    """The mean over real positions, of states that are 0 elsewhere: what a recurrent decoder's bridge reads."""
+    return states.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,28 @@
+"""The feed-forward layer of a Transformer: each position by itself, through a wider space."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FeedForward(nn.Module):
+    """W_2 f(W_1 x) with f ReLU or GELU; swiglu: W_2 (silu(W_g x) * W_1 x) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, ffn_dim: int, activation: str) -> None:
+        super().__init__()
+        self.activation = activation
+        self.map = nn.Linear(dim, 2 * ffn_dim if activation == "swiglu" else ffn_dim)
+        self.output = nn.Linear(ffn_dim, dim)
+
+    def forward(self, values: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """Widen, bend, narrow."""
+        wide = self.map(values)
+        match self.activation:
+            case "relu":
+                return self.output(functional.relu(wide))
+            case "gelu":
+                return self.output(functional.gelu(wide))
+        gate, values = wide.chunk(2, dim=-1)
+        return self.output(functional.silu(gate) * values)
