@@ -78,9 +78,9 @@ class RuleBook:
     def __init__(self, rules: Sequence[Rule], *, unknown: bool = True, named: bool = False) -> None:
         """With `unknown` False, no <unk> is written but where a rule names its meaning (`named`: where one may)."""
         self.rules, self.unknown, self.named = tuple(rules), unknown, named
-        self._states: list[list[tuple[Any, ...] | None]] = []  # for each beam in the batch, each row; None: dead
-        self._sentences = np.zeros(0, dtype=np.int64)
+        self._states: dict[int, list[tuple[Any, ...] | None]] = {}  # of each beam in the batch, each row; None: dead
         self._limits = np.zeros(0, dtype=np.int64)
+        self._groups = 1
 
     def lengthen(self, limits: Int[Tensor, " sentences"]) -> Int[Tensor, " sentences"]:
         """Make room for what the rules write."""
@@ -89,9 +89,8 @@ class RuleBook:
 
     def begin(self, limits: np.ndarray, groups: int) -> None:
         """Start `groups` beams of one row for each sentence, with these limits."""
-        self._sentences = np.repeat(np.arange(len(limits)), groups)
-        self._limits = np.repeat(limits, groups)
-        self._states = [[self.first(sentence)] for sentence in self._sentences.tolist()]
+        self._limits, self._groups = limits, groups
+        self._states = {beam: [self.first(self.sentence(beam))] for beam in range(len(limits) * groups)}
 
     def first(self, sentence: int) -> tuple[Any, ...]:
         """The states of all rules before the first token."""
@@ -101,15 +100,19 @@ class RuleBook:
         """Give the log-probabilities that the search is to rank by."""
         beams, width, _ = own.shape
         changed = own.clone()
-        live = [(b, r, s) for b, states in enumerate(self._states) for r, s in enumerate(states) if s is not None]
-        sentences = [int(self._sentences[beam]) for beam, _, _ in live]
-        meanings = [self._meaning(n, s) if self.named else None for n, (_, _, s) in zip(sentences, live, strict=True)]
+        live = [
+            (number * width + row, self.sentence(beam), states)
+            for number, beam in enumerate(self._states)
+            for row, states in enumerate(self._states[beam])
+            if states is not None
+        ]
+        meanings = [self._meaning(sentence, states) if self.named else None for _, sentence, states in live]
         rows = Rows(
             changed.view(beams * width, -1),
             own.reshape(beams * width, -1),
-            [beam * width + row for beam, row, _ in live],
-            sentences,
-            [int(self._limits[beam]) - position for beam, _, _ in live],
+            [row for row, _, _ in live],
+            [sentence for _, sentence, _ in live],
+            [int(self._limits[sentence]) - position for _, sentence, _ in live],
             position,
             meanings,
         )
@@ -120,24 +123,28 @@ class RuleBook:
             rule.apply(rows, [states[number] for _, _, states in live])
         return changed
 
+    def sentence(self, beam: int) -> int:
+        """The sentence of a beam."""
+        return beam // self._groups
+
     def states(self, beam: int) -> list[tuple[Any, ...] | None]:
         """The states of a beam's rows; None: a dead row."""
         return self._states[beam]
 
     def follow(self, step: Step, kept: np.ndarray) -> None:
-        """Go on with the chosen rows of the beams `kept`."""
+        """Go on with the chosen rows of the beams in the batch that are `kept`, by their places in it."""
         parents, tokens = step.parents.cpu().numpy(), step.tokens.cpu().numpy()
         alive = step.totals.cpu().numpy() > -math.inf
-        before, self._sentences, self._limits = self._states, self._sentences[kept], self._limits[kept]
-        self._states = [
-            [
-                self.next(sentence, before[beam][parents[beam, row]], int(tokens[beam, row]))
-                if alive[beam, row]
+        beams, before = list(self._states), self._states
+        self._states = {
+            beams[place]: [
+                self.next(self.sentence(beams[place]), before[beams[place]][parents[place, row]], int(token))
+                if alive[place, row]
                 else None
-                for row in range(tokens.shape[1])
+                for row, token in enumerate(tokens[place])
             ]
-            for beam, sentence in zip(kept.tolist(), self._sentences.tolist(), strict=True)
-        ]
+            for place in kept.tolist()
+        }
 
     def next(self, sentence: int, states: tuple[Any, ...] | None, token: int) -> tuple[Any, ...]:
         """The states of all rules after one more token."""

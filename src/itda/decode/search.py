@@ -115,7 +115,8 @@ class Search:
             decoded, state = self.decoder.step(previous, state)
             own, weights = self.head.log_probs(decoded, state.memory)[:, 0], decoded.weights
             if position == 0 and groups > 1:  # all groups of a sentence begin alike
-                own, weights = _repeated(own, groups), _repeated(weights, groups)
+                own = own.repeat_interleave(groups, dim=0)
+                weights = None if weights is None else weights.repeat_interleave(groups, dim=0)
             own = own.unflatten(0, beams.totals.shape)
             log_probs = own if self.rules is None else self.rules.apply(own, position)
             at_limit = beams.limits == position if position in self.limits else None
@@ -207,11 +208,6 @@ class _Beams:
         bound = scoring.normalize(step.totals[:, 0], (self.limits + 1).to(step.totals.dtype))
         beam_size = step.totals.shape[1]
         return _Beams(self.limits, step.totals, closed, scores), (closed >= beam_size) | (scores[:, -1] >= bound)
-
-
-def _repeated(values: Tensor | None, groups: int) -> Tensor | None:
-    """Give each sentence's row to each of its groups."""
-    return None if values is None else values.repeat_interleave(groups, dim=0)
 
 
 def _follow(state: State, parents: Int[Tensor, "beams width"], width: int, groups: int) -> State:
