@@ -42,7 +42,7 @@ def generate(
     model = Seq2Seq.load(run, choose_device(device))
     settings: dict[str, Any] = {"beam_size": beam, "length_penalty": length_penalty, "replace_unknown": replace_unknown}
     held = 1 if file == "-" and sys.stdin.isatty() else CHUNK  # a person is answered line by line
-    found = model.stream(lines(file), n_best=n_best, batch_size=batch, chunk=held, **settings)
+    found = model.generate_lazily(lines(file), n_best=n_best, batch_size=batch, chunk=held, **settings)
     for number, hypothesis in enumerate(found, start=1):
         if hypothesis.notice:
             say(hypothesis.notice)

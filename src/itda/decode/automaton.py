@@ -6,6 +6,7 @@ each node that a search comes to. So a phrase is seen however subwords, characte
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,16 +26,28 @@ class Spelling:
     """The bytes of each token of a vocabulary, laid out so that all tokens can be walked together."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer, self.tokens = tokenizer, tokenizer.spelling
-        self.drops_space = tokenizer.finish(b" ") == ""
+        self.tokenizer = tokenizer
+
+    @functools.cached_property
+    def tokens(self) -> list[bytes]:
+        """The bytes of each token."""
+        return self.tokenizer.spelling
+
+    @functools.cached_property
+    def drops_space(self) -> bool:
+        """Say whether the one space before a text is no part of it."""
+        return self.tokenizer.finish(b" ") == ""
+
+    @functools.cached_property
+    def table(self) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Order tokens by length, the longest first; give the order, their bytes, and how many reach each position."""
         lengths = np.array([len(spelled) for spelled in self.tokens])
-        self.order = np.argsort(-lengths, kind="stable")  # the longest first
+        order = np.argsort(-lengths, kind="stable")
         longest = int(lengths.max(initial=0))
-        self.bytes = np.zeros((longest, len(lengths)), dtype=np.uint8)
-        for place, token in enumerate(self.order):
-            self.bytes[: lengths[token], place] = np.frombuffer(self.tokens[token], dtype=np.uint8)
-        ranked = lengths[self.order]
-        self.counts = [int((ranked > position).sum()) for position in range(longest)]  # tokens that reach so far
+        columns = np.zeros((longest, len(lengths)), dtype=np.uint8)
+        for place, token in enumerate(order):
+            columns[: lengths[token], place] = np.frombuffer(self.tokens[token], dtype=np.uint8)
+        return order, columns, [int((lengths > position).sum()) for position in range(longest)]
 
 
 @dataclass(frozen=True)
@@ -127,14 +140,13 @@ class Automaton:
     def walks(self, node: int) -> Walks:
         """Walk each token of the vocabulary."""
         if node not in self._walks:
-            spelling = self.spelling
-            nodes = np.full(len(spelling.tokens), node, dtype=np.int32)
-            hits = np.zeros(len(nodes), dtype=np.int64)
-            for column, count in zip(spelling.bytes, spelling.counts, strict=True):
+            order, columns, counts = self.spelling.table
+            nodes, hits = np.full(len(order), node, dtype=np.int32), np.zeros(len(order), dtype=np.int64)
+            for column, count in zip(columns, counts, strict=True):
                 nodes[:count] = self._next[nodes[:count], column[:count]]
                 hits[:count] |= self._hits[nodes[:count]]
             placed = np.empty_like(nodes), np.empty_like(hits)
-            placed[0][spelling.order], placed[1][spelling.order] = nodes, hits
+            placed[0][order], placed[1][order] = nodes, hits
             self._walks[node] = Walks(*placed)
         return self._walks[node]
 

@@ -51,14 +51,15 @@ class NoRepeat(Rule):
 
 
 class Repetition(Rule):
-    """A token that was written already costs more: its log-probability is multiplied by `factor`, 1 or more.
+    """A token that was written already costs `strength` nats each further time; eos is never charged.
 
-    Keskar et al. 2019 (arXiv 1909.05858) divide the logit; of a log-probability, which is never above 0, the product is
-    the same idea, and it depends on no constant of the softmax. eos is not charged.
+    Keskar et al. 2019 (arXiv 1909.05858) divide the token's logit, which depends on a constant that the softmax does not
+    see; what is subtracted from a logit does not, and in a loop, where the repeated token has a probability near 1
+    and a log-probability near 0, no factor on the latter would help.
     """
 
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
 
     def start(self, sentence: int) -> frozenset[int]:
         """Nothing is written yet."""
@@ -73,7 +74,7 @@ class Repetition(Rule):
         places = [(row, token) for row, written in zip(rows.rows, states, strict=True) for token in sorted(written)]
         if places:
             row, token = torch.tensor(places, device=rows.log_probs.device).unbind(1)
-            rows.log_probs[row, token] *= self.factor
+            rows.log_probs[row, token] -= self.strength
 
 
 class Coverage:

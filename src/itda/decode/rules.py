@@ -75,9 +75,9 @@ class Rule(ABC):
 class RuleBook:
     """The rules of a search, and the state of each of its rows. Order matters: the later rule sees what is left."""
 
-    def __init__(self, rules: Sequence[Rule], *, unknown: bool = True, named: bool = False) -> None:
-        """With `unknown` False, no <unk> is written but where a rule names its meaning (`named`: where one may)."""
-        self.rules, self.unknown, self.named = tuple(rules), unknown, named
+    def __init__(self, rules: Sequence[Rule], *, known: Sequence[int] = (), named: bool = False) -> None:
+        """In the sentences `known`, <unk> is only written where a rule names its meaning (`named`: some may)."""
+        self.rules, self.known, self.named = tuple(rules), frozenset(known), named
         self._states: dict[int, list[tuple[Any, ...] | None]] = {}  # of each beam in the batch, each row; None: dead
         self._limits = np.zeros(0, dtype=np.int64)
         self._groups = 1
@@ -116,8 +116,9 @@ class RuleBook:
             position,
             meanings,
         )
-        if not self.unknown:
-            nameless = [row for row, meaning in zip(rows.rows, meanings, strict=True) if meaning is None]
+        places = zip(rows.rows, rows.sentences, meanings, strict=True)
+        nameless = [row for row, sentence, meaning in places if sentence in self.known and meaning is None]
+        if nameless:
             rows.block(nameless, [UNK])
         for number, rule in enumerate(self.rules):
             rule.apply(rows, [states[number] for _, _, states in live])

@@ -58,11 +58,11 @@ def beam_search(
 
 @dataclass(frozen=True)
 class Moment:
-    """One step of a search, for those who watch: the beams that were in the batch, what was chosen, which are done."""
+    """One step of a search, for those who watch: the beams that were in the batch, and what was chosen of each."""
 
     alive: np.ndarray
     step: Step
-    done: np.ndarray
+    charges: Float[Tensor, "beams width"] | None
 
 
 class Search:
@@ -125,7 +125,7 @@ class Search:
             self.history.write(alive, step, weights, charges)
             beams, leave = beams.advance(step, position, scoring, charges)
             done = _on_host(leave, step, position)
-            yield Moment(alive, step, done)
+            yield Moment(alive, step, charges)
             keep = np.flatnonzero(~done.reshape(-1, groups).all(axis=1))
             if not len(keep):
                 break

@@ -38,7 +38,7 @@ class Manners:
     """What holds for each text alike: no n-gram of tokens twice, repeated tokens cost more, no end too early."""
 
     no_repeat_ngram: int = 0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = 0.0
     min_length: int = 0
 
 
@@ -92,14 +92,20 @@ def _check_repeats(spelling: Spelling, wish: Wish, size: int) -> None:
             )
 
 
-def make_rules(spelling: Spelling, wishes: Sequence[Wish], manners: Manners, *, alone: bool, unknown: bool) -> RuleBook:
-    """Make the rules for a batch of texts; `alone`: beams of one row; `unknown`: <unk> stays <unk> in the text."""
+def make_rules(
+    spelling: Spelling, wishes: Sequence[Wish], manners: Manners, *, alone: bool, replaced: bool
+) -> RuleBook | None:
+    """Make the rules for a batch of texts; None where there are none.
+
+    `alone`: each beam has one row. `replaced`: something else will stand in place of an <unk>, and nobody knows what
+    yet; so where text is wished for, none is written but those that the wishes name.
+    """
     rules: list[Rule] = []
     if manners.min_length:
         rules.append(MinLength(manners.min_length))
     if manners.no_repeat_ngram:
         rules.append(NoRepeat(manners.no_repeat_ngram))
-    if manners.repetition_penalty > 1:
+    if manners.repetition_penalty:
         rules.append(Repetition(manners.repetition_penalty))
     named = False
     made: dict[tuple[str, ...], Automaton] = {}
@@ -117,8 +123,8 @@ def make_rules(spelling: Spelling, wishes: Sequence[Wish], manners: Manners, *, 
         rules.append(Required(demands, alone=alone))
         ways = [way for demand in demands if demand for phrase in demand.phrases for way in phrase.ways]
         named = named or any(token == UNK for way in ways for token, _ in way)
-    textual = any(wish != Wish() for wish in wishes)
-    return RuleBook(rules, unknown=unknown or not textual, named=named)
+    known = [number for number, wish in enumerate(wishes) if replaced and wish != Wish()]
+    return RuleBook(rules, known=known, named=named) if rules else None
 
 
 def _spellings(spelling: Spelling, phrase: str) -> set[bytes]:
