@@ -113,20 +113,23 @@ class Seq2Seq:
         """
         check_count(batch_size=batch_size, n_best=n_best, chunk=chunk)
         writer = self._writer(n_best, asked)
-        lines = checked(texts)
+        lines, count = checked(texts), 0
         while held := take(lines, chunk, CHARACTERS):
             yield from writer.write(held, batch_size)
+            count += len(held)
+        writer.request.asked.check_all_used(count)
 
-    def stream(self, text: str, **asked: Any) -> Iterator[str]:
+    def stream(self, text: str, *, number: int = 1, **asked: Any) -> Iterator[str]:
         """Write the output for one text piece by piece, as it becomes sure; joined, they are what `generate` gives.
 
-        With a beam, what all live hypotheses begin with is sure, and nothing is ever taken back.
+        With a beam, what all live hypotheses begin with is sure, and nothing is ever taken back. `number` is that
+        of the text where `asked` holds lists with one wish for each.
         """
         if not isinstance(text, str):
             raise UserError(f"stream takes one text, got {text!r:.60}; for many, use generate or generate_lazily.")
         if asked.pop("n_best", None) not in (None, 1):
             raise UserError("stream writes one output, and n_best asks for more: leave one out, or use generate.")
-        return self._writer(1, asked).stream(text)
+        return self._writer(1, asked).stream(text, number)
 
     def search_tree(self, text: str, *, n_best: int = 1, **asked: Any) -> SearchTree:
         """Search for the output of one text, and report all that was ever in the beam."""

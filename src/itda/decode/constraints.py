@@ -34,19 +34,20 @@ class Banned(Rule):
 
     def apply(self, rows: Rows, states: Sequence[int]) -> None:
         """Block each token inside which a banned phrase ends."""
-        alike: dict[tuple[int, int], list[int]] = {}
+        alike: dict[tuple[int, int, bool], list[int]] = {}
         automata: dict[int, Automaton] = {}
         for row, sentence, state, meaning in zip(rows.rows, rows.sentences, states, rows.meanings, strict=True):
             automaton = self.automata[sentence]
             if automaton is not None:
                 automata[id(automaton)] = automaton
-                alike.setdefault((id(automaton), state), []).append(row)
+                alike.setdefault((id(automaton), state, meaning is not None), []).append(row)
                 if meaning is not None and automaton.walk(state, meaning)[1]:
                     rows.block([row], [UNK])
-        for (which, node), members in alike.items():
+        for (which, node, named), members in alike.items():
             if (which, node) not in self._blocked:
                 self._blocked[which, node] = np.flatnonzero(automata[which].walks(node).hits)
-            rows.block(members, self._blocked[which, node])
+            blocked = self._blocked[which, node]
+            rows.block(members, blocked[blocked != UNK] if named else blocked)
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ class NoRepeat(Rule):
 class Repetition(Rule):
     """A token that was written already costs `strength` nats each further time; eos is never charged.
 
-    Keskar et al. 2019 (arXiv 1909.05858) divide the token's logit, which depends on a constant that the softmax does not
-    see; what is subtracted from a logit does not, and in a loop, where the repeated token has a probability near 1
+    Keskar et al. 2019 (arXiv 1909.05858) divide the token's logit, which depends on a constant that the softmax does
+    not see; what is subtracted from a logit does not, and in a loop, where the repeated token has a probability near 1
     and a log-probability near 0, no factor on the latter would help.
     """
 

@@ -47,6 +47,16 @@ class Asked:
             return Wish()
         return make_wish(spelling, prefix, required, must_not, manners)
 
+    def check_all_used(self, texts: int) -> None:
+        """Refuse a list of wishes that was longer than that of the texts."""
+        for name in ("prefix", "must", "must_not"):
+            wishes = getattr(self, name)
+            each = not isinstance(wishes, str) and not (wishes and isinstance(wishes[0], str) and name != "prefix")
+            if each and len(wishes) > texts:
+                raise UserError(
+                    f"{name} has {len(wishes)} entries, and there are {texts} texts; give one for each text"
+                )
+
 
 @dataclass(frozen=True)
 class Request:

@@ -67,9 +67,9 @@ class Writer:
                 answers[place] = replace(many[0], n_best=many, notice=notice)
         return answers
 
-    def stream(self, text: str) -> Iterator[str]:
+    def stream(self, text: str, number: int) -> Iterator[str]:
         """Write the output for one text, piece by piece."""
-        source = self._read(1, text)
+        source = self._read(number, text)
         if source.notice:
             warnings.warn(source.notice, stacklevel=2)
         if source.blank:
