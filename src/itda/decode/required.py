@@ -38,6 +38,11 @@ class Phrase:
         """The most tokens that one of it takes."""
         return max(len(way) for way in self.ways)
 
+    def grams(self, size: int) -> set[tuple[int, ...]]:
+        """All n-grams of tokens inside it."""
+        ids = [[token for token, _ in way] for way in self.ways]
+        return {tuple(way[at : at + size]) for way in ids for at in range(len(way) - size + 1)}
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -51,12 +56,13 @@ class Demand:
 class Stage:
     """How far a hypothesis is: how often each phrase is still to come, and which are half written.
 
-    `begun` holds (phrase, way, tokens written).
+    `begun` holds (phrase, way, tokens written); `last` the last tokens, where n-grams are kept free.
     """
 
     left: tuple[int, ...]
     node: int
     begun: tuple[tuple[int, int, int], ...] = ()
+    last: tuple[int, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -70,11 +76,15 @@ class Stage:
 
 
 class Required(Rule):
-    """What must stand in each sentence. It comes last of all rules, to see what the others allow."""
+    """What must stand in each sentence. It comes last of all rules, to see what the others allow.
 
-    def __init__(self, demands: Sequence[Demand | None], *, alone: bool) -> None:
-        """Take what each sentence must hold; `alone`: each beam has one row, so that there is no room to try."""
-        self.demands, self.alone = demands, alone
+    Where no n-gram may be written twice, those of a missing phrase are kept for it: they are not written elsewhere,
+    and a phrase that has used up one of its own is written to its end.
+    """
+
+    def __init__(self, demands: Sequence[Demand | None], *, alone: bool, size: int = 0) -> None:
+        """Take what each sentence must hold; `alone`: a beam has one row, and no room to try; `size`: of n-grams."""
+        self.demands, self.alone, self.size = demands, alone, size
 
     def extra_tokens(self, sentence: int) -> int:
         """Make room for the phrases."""
@@ -103,7 +113,7 @@ class Required(Rule):
             and done + 1 < len(demand.phrases[phrase].ways[way])
             and left[phrase]
         )
-        return Stage(left, node, begun)
+        return Stage(left, node, begun, (*state.last, token)[1 - self.size :] if self.size > 1 else ())
 
     def meaning(self, sentence: int, state: Stage) -> bytes | None:
         """Name the unknown word of a phrase that may stand here."""
@@ -129,12 +139,29 @@ class Required(Rule):
         rows.block([rows.rows[place] for place in open_], [EOS])
         for number, place in enumerate(open_):
             sentence, stage, row = rows.sentences[place], states[place], rows.rows[place]
-            hurry = self._needed(sentence, stage) + max((done for *_, done in stage.begun), default=0)
-            if rows.room[place] > hurry and not (self.alone and stops[number]):
+            if self.size:
+                self._keep_free(rows, row, sentence, stage)
+            bound = self.size and any(done >= self.size for *_, done in stage.begun)
+            hurry = rows.room[place] <= self._cost(sentence, stage) or (self.alone and stops[number])
+            if not (bound or hurry):
                 continue
             offered = self._urgent(sentence, stage)
             if offered and (rows.log_probs[row, torch.as_tensor(offered)] > -math.inf).any():
                 rows.allow_only(row, offered)
+
+    def _keep_free(self, rows: Rows, row: int, sentence: int, stage: Stage) -> None:
+        """Block what would use up an n-gram of a missing phrase outside of it."""
+        demand = self.demands[sentence]
+        assert demand is not None
+        missing = [phrase for phrase, left in zip(demand.phrases, stage.left, strict=True) if left]
+        ends = {gram[-1] for phrase in missing for gram in phrase.grams(self.size) if gram[:-1] == stage.last}
+        inside = {
+            demand.phrases[phrase].ways[way][done][0]
+            for phrase, way, done in self._offers(demand, stage)
+            if done >= self.size - 1
+        }
+        if ends - inside:
+            rows.block([row], sorted(ends - inside))
 
     def _offers(self, demand: Demand, stage: Stage) -> list[tuple[int, int, int]]:
         """List what may be written next of what is missing: (phrase, way, tokens written)."""
@@ -151,22 +178,22 @@ class Required(Rule):
         return [way for way, (_, hits) in enumerate(walks) if hits >> number & 1]
 
     def _urgent(self, sentence: int, stage: Stage) -> list[int]:
-        """The tokens to write when there is no more time: of what is half written, if anything is."""
+        """The tokens to write when there is no more time: of what is nearest to its end, if anything is begun."""
         demand = self.demands[sentence]
         if demand is None or not stage.begun:
             return self.offered(sentence, stage)
-        return sorted({demand.phrases[phrase].ways[way][done][0] for phrase, way, done in stage.begun})
+        saved = {
+            (phrase, way, done): demand.phrases[phrase].cost - len(demand.phrases[phrase].ways[way]) + done
+            for phrase, way, done in stage.begun
+        }
+        nearest = [one for one, tokens in saved.items() if tokens == max(saved.values())]
+        return sorted({demand.phrases[phrase].ways[way][done][0] for phrase, way, done in nearest})
 
-    def _needed(self, sentence: int, stage: Stage) -> int:
-        """The tokens that it takes to write all that is missing."""
+    def _cost(self, sentence: int, stage: Stage) -> int:
+        """The tokens that it takes at the most to write all that is missing, if what is half written is given up."""
         demand = self.demands[sentence]
         assert demand is not None
-        needed = sum(left * phrase.cost for left, phrase in zip(stage.left, demand.phrases, strict=True))
-        saved = (
-            demand.phrases[phrase].cost - (len(demand.phrases[phrase].ways[way]) - done)
-            for phrase, way, done in stage.begun
-        )
-        return needed - max(saved, default=0)
+        return sum(left * phrase.cost for left, phrase in zip(stage.left, demand.phrases, strict=True))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -84,6 +85,13 @@ def _check_repeats(spelling: Spelling, wish: Wish, size: int) -> None:
             raise UserError(
                 f"{name} {text!r} repeats {size} token(s), and no_repeat_ngram = {size} forbids it; change one of them"
             )
+    grams = {phrase: Phrase(_ways(spelling, phrase)).grams(size) for phrase, _ in wish.must}
+    for one, other in itertools.combinations(grams, 2):
+        if one not in other and other not in one and grams[one] & grams[other]:
+            raise UserError(
+                f"must asks for {one!r} and {other!r}, which share {size} token(s), and no_repeat_ngram = {size} "
+                "forbids to repeat them; change one of them"
+            )
     for phrase, count in wish.must:
         if count > 1 and all(len(way) >= size for way in _ways(spelling, phrase)):
             raise UserError(
@@ -120,7 +128,7 @@ def make_rules(
         rules.append(Begins(spelling, beginnings))
     if any(wish.must for wish in wishes):
         demands = [_demand(spelling, wish.must) if wish.must else None for wish in wishes]
-        rules.append(Required(demands, alone=alone))
+        rules.append(Required(demands, alone=alone, size=manners.no_repeat_ngram))
         ways = [way for demand in demands if demand for phrase in demand.phrases for way in phrase.ways]
         named = named or any(token == UNK for way in ways for token, _ in way)
     known = [number for number, wish in enumerate(wishes) if replaced and wish != Wish()]
