@@ -67,7 +67,7 @@ def test_parts_are_the_ids_of_encode_and_finish_to_the_text(spelling: Spelling) 
 def test_what_is_banned_is_seen_exactly_where_the_text_holds_it(spelling: Spelling) -> None:
     seen = 0
     for phrase in PHRASES:
-        automaton = _banned(spelling, [phrase])
+        automaton = _banned(spelling, (phrase,))
         for ids, text in texts_of(spelling.tokenizer, 80):
             node, hits = automaton.start, False
             for token in ids:
@@ -104,7 +104,7 @@ def whole(phrase: str, text: str) -> bool:
 def test_a_required_phrase_is_not_begun_inside_a_word(spelling: Spelling) -> None:
     told = Counter[bool]()
     for phrase in ("cat", "at", "sat", "(cat", "서울", "에서", "京"):
-        automaton = _demand(spelling, [(phrase, 1)]).automaton
+        automaton = _demand(spelling, ((phrase, 1),)).automaton
         for ids, text in texts_of(spelling.tokenizer, 80):
             raw = b"".join(spelling.tokens[token] for token in ids)
             hits = bool(automaton.walk(automaton.start, raw)[1])
@@ -112,7 +112,7 @@ def test_a_required_phrase_is_not_begun_inside_a_word(spelling: Spelling) -> Non
             if text.isascii():
                 assert hits == whole(phrase, text), (phrase, text)
                 told[hits] += 1
-    automaton = _demand(spelling, [("에서", 1), ("京", 1)]).automaton
+    automaton = _demand(spelling, (("에서", 1), ("京", 1))).automaton
     assert not automaton.walk(automaton.start, "서울에서".encode())[1]
     assert automaton.walk(automaton.start, "東京".encode())[1] == 2
     assert min(told.values()) > 5
@@ -120,7 +120,7 @@ def test_a_required_phrase_is_not_begun_inside_a_word(spelling: Spelling) -> Non
 
 def test_each_way_of_a_phrase_spells_it(spelling: Spelling) -> None:
     for phrase in ("cat", "Zoo {x}", "서울", "東京"):
-        demand = _demand(spelling, [(phrase, 1)])
+        demand = _demand(spelling, ((phrase, 1),))
         for way in demand.phrases[0].ways:
             raw = b"".join(spelled for _, spelled in way)
             assert demand.automaton.walk(demand.automaton.start, raw)[1] == 1
@@ -198,3 +198,18 @@ def test_wishes_are_brought_into_the_tokenizers_form(spelling: Spelling) -> None
     wish = make_wish(spelling, "cafe\u0301", Counter(["e\u0301"]), ["n\u0303"], Manners())
     assert wish == Wish("café", (("é", 1),), ("ñ", "n\u0303"))
     assert np.array_equal(np.sort(spelling.table[0]), np.arange(len(spelling.tokens)))
+
+
+def test_the_space_before_a_text_is_no_part_of_it(spelling: Spelling) -> None:
+    automaton = _banned(spelling, (" cat",))
+    tokenizer = spelling.tokenizer
+    for text, held in (("cat sat", False), ("the cat", True), (" cat", True)):
+        raw = b"".join(spelled for _, spelled in tokenizer.parts(text))
+        assert tokenizer.finish(raw) == text
+        assert bool(automaton.walk(automaton.start, raw)[1]) == held, text
+
+
+def test_a_line_end_that_is_written_counts_as_the_space_that_it_becomes(spelling: Spelling) -> None:
+    automaton = _banned(spelling, ("t s",))
+    for end in (b"\n", b"\r"):
+        assert automaton.walk(automaton.start, b" cat" + end + b"sat")[1]

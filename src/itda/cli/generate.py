@@ -195,6 +195,10 @@ def print_found(number: int, hypothesis: Hypothesis, n_best: int, json: bool) ->
 
 def print_streams(model: Seq2Seq, texts: Iterator[str], asked: dict[str, Any]) -> None:
     """Print the output for each line while it is written."""
+    from itda.decode.terminology import Terminology
+
+    if asked["terminology"] is not None:
+        asked = {**asked, "terminology": Terminology.read(asked["terminology"])}
     for number, text in enumerate(texts, start=1):
         for piece in model.stream(text, number=number, **asked):
             print(piece, end="", flush=True)

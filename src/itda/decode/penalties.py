@@ -98,7 +98,7 @@ class Coverage:
             )
         self._seen = weights[:, 0] if self._seen is None else self._seen + weights[:, 0]
         logs = self._seen.clamp(_UNSEEN, 1.0).log().view(len(mask), -1, mask.shape[1])
-        return self.strength * logs.masked_fill(~mask[:, None], 0.0).sum(dim=2).view(-1, width).double()
+        return self.strength * logs.masked_fill(~mask[:, None], 0.0).sum(dim=2).view(-1, width)
 
     def follow(self, rows: Int[Tensor, " rows"]) -> None:
         """Let row i go on from what row `rows[i]` was."""

@@ -76,7 +76,7 @@ class Request:
         prefix: str | Sequence[str] | None = None,
         must: Sequence[Any] = (),
         must_not: Sequence[Any] = (),
-        terminology: str | Path | Mapping[str, str] | None = None,
+        terminology: str | Path | Mapping[str, str] | Terminology | None = None,
         placeholders: str | bool | None = None,
         **own: Any,
     ) -> Request:

@@ -121,7 +121,7 @@ class ChooseSample:
         assert beam_size == 1, "a sample has one row"
         log_probs = front.log_probs[:, 0].clone()
         log_probs[:, NEVER] = -math.inf
-        numbers = torch.as_tensor(coins(self.keys[front.places], front.position), device=log_probs.device)
+        numbers = torch.from_numpy(coins(self.keys[front.places], front.position)).to(front.totals)
         tokens, possible = draw(truncated(log_probs, self.sampling), numbers)
         is_eos = tokens == EOS
         sums = front.totals[:, 0] + front.own[:, 0].gather(1, tokens[:, None])[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,10 @@ class Terminology:
     name: str = "terminology"
 
     @staticmethod
-    def read(source: str | Path | Mapping[str, str]) -> Terminology:
+    def read(source: str | Path | Mapping[str, str] | Terminology) -> Terminology:
         """Read a TSV file with a source term and a target term a line, or take a mapping."""
+        if isinstance(source, Terminology):
+            return source
         if isinstance(source, Mapping):
             terms = {check_phrase(a, "terminology"): check_phrase(b, "terminology") for a, b in source.items()}
             return Terminology(terms)
@@ -46,11 +49,18 @@ class Terminology:
         """Find the target terms for a source text: longer terms first, and none inside another word."""
         return Counter({self.terms[term]: 1 for term in self._found(text)})
 
+    @functools.cached_property
+    def _by_first(self) -> dict[str, list[str]]:
+        """The terms by their first character, longer ones first."""
+        found: dict[str, list[str]] = {}
+        for term in sorted(self.terms, key=len, reverse=True):
+            found.setdefault(term[0], []).append(term)
+        return found
+
     def _found(self, text: str) -> Iterator[str]:
-        position, ranked = 0, sorted(self.terms, key=len, reverse=True)
-        begins = {term[0] for term in ranked}
+        position = 0
         while position < len(text):
-            here = (term for term in ranked if text[position] in begins and _stands(term, text, position))
+            here = (term for term in self._by_first.get(text[position], ()) if _stands(term, text, position))
             term = next(here, None)
             if term is not None:
                 yield term

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import unicodedata
 from collections import Counter
@@ -142,11 +143,13 @@ def _spellings(spelling: Spelling, phrase: str) -> set[bytes]:
     return {form.encode("utf-8") for form in forms}
 
 
-def _banned(spelling: Spelling, phrases: Sequence[str]) -> Automaton:
+@functools.lru_cache(maxsize=16)
+def _banned(spelling: Spelling, phrases: tuple[str, ...]) -> Automaton:
     return Automaton(spelling, [(spelled, 0) for phrase in phrases for spelled in sorted(_spellings(spelling, phrase))])
 
 
-def _demand(spelling: Spelling, must: Sequence[tuple[str, int]]) -> Demand:
+@functools.lru_cache(maxsize=16)
+def _demand(spelling: Spelling, must: tuple[tuple[str, int], ...]) -> Demand:
     ways = [_ways(spelling, phrase) for phrase, _ in must]
     raw = [
         (b"".join(s for _, s in spelling.tokenizer.parts(phrase, inside=True)), n) for n, (phrase, _) in enumerate(must)

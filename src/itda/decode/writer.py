@@ -20,7 +20,7 @@ from itda.decode.sampling import sample_keys
 from itda.decode.search import Moment, Search
 from itda.decode.stream import Watcher
 from itda.decode.tree import SearchTree, grow
-from itda.decode.wishes import Wish, make_rules
+from itda.decode.wishes import Manners, Wish, make_rules
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.text.tokenizer import TokenizerPair
@@ -63,7 +63,7 @@ class Writer:
             search = self._search([sources[place] for place in batch])
             for row, (place, candidates) in enumerate(zip(batch, search.run(), strict=True)):
                 many = tuple(self._hypotheses(sources[place], candidates, search.rules, row))
-                notice = _notice(sources[place], candidates[0], int(search.limits[row]))
+                notice = _notice(sources[place], candidates[0], int(search.limits[row]), self.request.manners)
                 answers[place] = replace(many[0], n_best=many, notice=notice)
         return answers
 
@@ -204,13 +204,14 @@ def _banks(rules: RuleBook | None) -> ChooseFromBanks | None:
     return None if rules is None or required is None else ChooseFromBanks(rules, required)
 
 
-def _notice(source: Source, best: Found, limit: int) -> str:
+def _notice(source: Source, best: Found, limit: int, manners: Manners) -> str:
     """Say what was cut, and where nothing obeys all that was asked for."""
-    if best.finished or source.wish == Wish():
+    if best.finished or (source.wish, manners) == (Wish(), Manners()):
         return source.notice
     wish = source.wish
     asked = [f"prefix {wish.prefix!r}"] if wish.prefix else []
     asked += [f"must {phrase!r}" for phrase, _ in wish.must] + [f"must_not {phrase!r}" for phrase in wish.must_not]
+    asked += [f"{name} = {value}" for name, value in vars(manners).items() if value]
     lacking = f"line {source.number}: no output of {limit} tokens was found that obeys {', '.join(asked)}"
     return "; ".join([*([source.notice] if source.notice else []), lacking + "; the beginning of one is given"])
 
