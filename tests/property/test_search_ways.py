@@ -242,6 +242,18 @@ def test_groups_that_pay_dearly_never_write_the_same_token_at_once(name: str) ->
             assert all(a != b for a, b in zip(one.ids, other.ids, strict=False))
 
 
+def test_the_first_group_is_a_beam_of_its_own(name: str) -> None:
+    """It pays for nobody and stops when it is done, while later groups go on; the charge is in no score."""
+    sources = [[word] * length for word in (4, 5, 6) for length in (1, 2, 3)]
+    greedy = search(model_of(name), 8, Settings(1), sources=sources)
+    found = search(model_of(name), 8, Settings(3, 3, diversity=Diversity(3, 1.0)), sources=sources)
+    assert sum(len(one[0].ids) > 1 for one in greedy) > 2
+    for (alone,), together in zip(greedy, found, strict=True):
+        assert alone.ids in [one.ids for one in together]
+        for one in together:
+            assert one.score == pytest.approx(one.log_prob / (len(one.ids) + 1))
+
+
 def test_samples_come_as_often_as_they_are_probable(name: str) -> None:
     count = 3000
     found = search(model_of(name), 2, Settings(1, count, sampling=Sampling(seed=4)))
