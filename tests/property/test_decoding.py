@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import itda
+from itda.batch import UNK
 from itda.build import build_model
 from itda.config import (
     AttentionConfig,
@@ -210,6 +211,24 @@ def test_two_ways_keep_both_promises_or_refuse_each_other(model: Seq2Seq, pair: 
     alone = [model.generate([text], **asked)[0] for text in TEXTS]
     assert [one.text for one in alone] == [one.text for one in found]
     assert [one.score for one in alone] == pytest.approx([one.score for one in found], abs=1e-9)
+
+
+@pytest.mark.parametrize("other", ["must", "terminology"])
+def test_n_grams_are_kept_free_for_what_must_be_written(other: str) -> None:
+    """Where phrases have many tokens, what was written before would soon forbid them."""
+    ways = [WAYS["no_repeat"], WAYS[other]]
+    promised(OTHERS["luong-characters"](), ways, {key: value for one in ways for key, value in one.asked.items()})
+
+
+def test_what_is_put_in_place_of_an_unknown_word_is_not_banned() -> None:
+    """Nobody knows what an <unk> will stand for, so none is written where text is banned."""
+    model = make()
+    with torch.no_grad():
+        model.model.head.bias[UNK] = 15.0
+    (free,) = model.generate(["Zebra Zebra"], replace_unknown=True)
+    (bound,) = model.generate(["Zebra Zebra"], replace_unknown=True, must_not=["Zeb"])
+    assert "Zebra" in free.text
+    assert "Zebra" not in bound.text
 
 
 @pytest.mark.parametrize("name", WAYS)

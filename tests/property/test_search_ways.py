@@ -1,5 +1,6 @@
 """Laws of the ways to search, against all sequences of a tiny vocabulary: scores, rules, groups, samples, ensembles."""
 
+import copy
 import functools
 import itertools
 import math
@@ -212,6 +213,25 @@ def test_a_full_beam_misses_no_short_text_with_its_phrases(phrases: tuple[str, .
         for mine, (best, *_) in zip(found, expected, strict=True):
             assert mine[0].score >= best[0] - 1e-9
             assert all(phrase in text(one.ids) for one in mine for phrase in phrases)
+
+
+def test_banks_find_better_places_than_force() -> None:
+    """Without them, an improbable phrase comes when there is no more room for anything else."""
+    sources = [[word] * length for word in (4, 5, 6) for length in (1, 2, 3)]
+    wish, scores = Wish(must=(("+a", 1),)), {True: 0.0, False: 0.0}
+    models = [copy.deepcopy(model_of(name)) for name in KINDS]
+    for model in models:
+        with torch.no_grad():
+            model.head.bias[TOKENIZER.encode("+")] -= 6.0
+    for model, shared in itertools.product(models, scores):
+        rules = make_rules(SPELLING, [wish] * len(sources), Manners(), alone=False, replaced=False)
+        with torch.inference_mode():
+            memory, limits = model.encode(pad_tokens([[*ids, EOS] for ids in sources])), torch.full((9,), 6)
+            choose, settings = banks(rules) if shared else None, Settings(3)
+            found = Search(model.decoder, model.head, memory, limits, settings, rules=rules, banks=choose).run()
+        assert all("+a" in text(one.ids) for (one,) in found)
+        scores[shared] += sum(one.score for (one,) in found)
+    assert scores[True] > scores[False] + 1.0
 
 
 def test_without_wishes_the_banks_choose_as_a_plain_beam_does(name: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from itda.batch import UNK
 from itda.config import TokenizerConfig
 from itda.decode.automaton import Automaton, Spelling, inside_word
-from itda.decode.constraints import Beginning
+from itda.decode.constraints import Beginning, Begins
 from itda.decode.terminology import Terminology, placeholder_pattern, placeholders_of
 from itda.decode.wishes import Manners, Wish, _banned, _demand, make_wish
 from itda.errors import UserError
@@ -213,3 +213,13 @@ def test_a_line_end_that_is_written_counts_as_the_space_that_it_becomes(spelling
     automaton = _banned(spelling, ("t s",))
     for end in (b"\n", b"\r"):
         assert automaton.walk(automaton.start, b" cat" + end + b"sat")[1]
+
+
+def test_tokens_that_go_beyond_a_prefix_may_spell_its_end(spelling: Spelling) -> None:
+    kind = spelling.tokenizer.kind
+    rest = b"c" if kind == "characters" else b" ca"
+    allowed = {spelling.tokens[token] for token in Begins(spelling, [])._spelling_of(rest)}
+    beyond = {spelled for spelled in spelling.tokens if spelled.startswith(rest)}
+    assert beyond <= allowed
+    assert len(beyond) > (kind == "words")
+    assert all(rest.startswith(spelled) for spelled in allowed - beyond)
