@@ -214,15 +214,13 @@ def test_two_ways_keep_both_promises_or_refuse_each_other(model: Seq2Seq, pair: 
 
 
 def test_n_grams_are_kept_free_for_what_must_be_written() -> None:
-    """A phrase of what the model likes to write anyway: written elsewhere, it would soon be forbidden."""
-    model = OTHERS["luong-characters"]()
-    liked = model.generate(TEXTS, beam_size=1)[0].text[1:4]
-    for asked in ({"beam_size": 1}, {"beam_size": 2}):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for one in model.generate(TEXTS, must=[liked], no_repeat_ngram=2, **asked):
-                assert liked in one.text
-                assert no_repeats(2, one)
+    """Greedily, an n-gram of the phrase would be written before it, and forbid it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = OTHERS["luong-characters"]().generate(TEXTS, must=["Hund"], no_repeat_ngram=2, beam_size=1)
+    for one in found:
+        assert "Hund" in one.text
+        assert no_repeats(2, one)
 
 
 def test_what_is_put_in_place_of_an_unknown_word_is_not_banned() -> None:

@@ -262,6 +262,33 @@ def test_groups_that_pay_dearly_never_write_the_same_token_at_once(name: str) ->
             assert all(a != b for a, b in zip(one.ids, other.ids, strict=False))
 
 
+@torch.no_grad()
+def naive_groups(model: EncoderDecoder, source: list[int], groups: int, strength: float, limit: int) -> set[IDS]:
+    """Diverse greedy search as one would write it first: no states, no batches; a group that is done writes nothing."""
+    memory, written, done = model.encode(pad_tokens([[*source, EOS]])), [[] for _ in range(groups)], [False] * groups
+    for position in range(limit + 1):
+        charge = torch.zeros(VOCAB, dtype=torch.float64)
+        for group in range(groups):
+            if done[group]:
+                continue
+            decoded = model.decoder(pad_tokens([[BOS, *written[group]]]), memory)
+            log_probs = model.head.log_probs(decoded, memory)[0, -1] - strength * charge
+            token = int(log_probs.index_fill(0, torch.tensor([EOS]), -math.inf).argmax())
+            done[group] = position == limit or bool(log_probs[EOS] > log_probs[token])
+            if position < limit:
+                charge[token] += 1  # a beam that closes has another row that would go on with it
+            if not done[group]:
+                written[group].append(token)
+    return {tuple(ids) for ids in written}
+
+
+def test_diverse_groups_of_one_row_are_the_naive_ones(name: str) -> None:
+    sources = [[word] * length for word in (4, 5, 6) for length in (1, 2, 3)]
+    found = search(model_of(name), 8, Settings(4, 4, diversity=Diversity(4, 0.7)), sources=sources)
+    for source, mine in zip(sources, found, strict=True):
+        assert {one.ids for one in mine} == naive_groups(model_of(name), source, 4, 0.7, 8)
+
+
 def test_the_first_group_is_a_beam_of_its_own(name: str) -> None:
     """It pays for nobody and stops when it is done, while later groups go on; the charge is in no score."""
     sources = [[word] * length for word in (4, 5, 6) for length in (1, 2, 3)]
