@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itda.decode.sampling import Sampling as Sampling
     from itda.errors import ItdaError as ItdaError
     from itda.errors import UserError as UserError
     from itda.seq2seq import Hypothesis as Hypothesis
@@ -21,10 +22,11 @@ PLACES = {
     "load": "itda.training.entry",
     "Seq2Seq": "itda.seq2seq",
     "Hypothesis": "itda.seq2seq",
+    "Sampling": "itda.decode.sampling",
     "ItdaError": "itda.errors",
     "UserError": "itda.errors",
 }
-__all__ = ["Hypothesis", "ItdaError", "Seq2Seq", "UserError", "__version__", "fit", "load", "train"]
+__all__ = ["Hypothesis", "ItdaError", "Sampling", "Seq2Seq", "UserError", "__version__", "fit", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

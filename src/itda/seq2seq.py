@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from numpy import ndarray
 from torch import Tensor
 
-from itda.batch import EOS, SPECIALS, UNK, Batch, Vectors, pad_tokens, pad_vectors, token_batch
+from itda.batch import EOS, SPECIALS, Batch, Vectors, pad_vectors, token_batch
 from itda.build import build_model
-from itda.config import Config, DecodeConfig, parse, read_text
-from itda.config.keys import Setting, lookup
-from itda.decode.history import Found
-from itda.decode.search import beam_search
+from itda.config import Config, parse, read_text
+from itda.decode import ensemble
+from itda.decode.hypothesis import Hypothesis as Hypothesis
+from itda.decode.request import Request
+from itda.decode.scores import Scoring
+from itda.decode.tree import SearchTree
+from itda.decode.writer import Writer
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.run import RunFolder
@@ -29,34 +31,7 @@ CHUNK = 2048  # lines that a stream holds: sorted by length within, given back i
 CHARACTERS = 1 << 18  # and no more characters than these, one line aside
 POSITIONS = 1 << 14  # padded positions of a side that are scored together
 EOS_NAME = SPECIALS[EOS]
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One output. `score` is the length-normalised log-probability that it was chosen by, `log_prob` its sum in nats.
-
-    `alignment` links each output token to the source token with the largest alpha, as (source, target) positions
-    without eos; empty where the model has no attention. `attention` is alpha itself, (tokens + eos) x (source
-    tokens + eos). `n_best` holds all hypotheses of the search, this one first; `notice` says what was cut.
-    """
-
-    text: str
-    score: float
-    log_prob: float
-    tokens: tuple[str, ...]
-    src_tokens: tuple[str, ...]
-    token_log_probs: tuple[float, ...] = ()
-    attention: Float[ndarray, "tgt src"] | None = None
-    n_best: tuple[Hypothesis, ...] = ()
-    notice: str = ""
-
-    @property
-    def alignment(self) -> list[tuple[int, int]]:
-        """Hard links (source position, target position)."""
-        if self.attention is None or not self.src_tokens:
-            return []
-        rows = self.attention[: len(self.tokens), : len(self.src_tokens)]
-        return [(int(row.argmax()), position) for position, row in enumerate(rows)]
+WISHES = ("sample", "prefix", "must", "must_not", "terminology", "placeholders")
 
 
 @dataclass(frozen=True)
@@ -85,8 +60,18 @@ class Seq2Seq:
     device: torch.device = torch.device("cpu")
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Seq2Seq:
-        """Open a run folder; nothing in it is unpickled, and a damaged file is an error that names it."""
+    def load(
+        cls,
+        path: str | Path | Sequence[str | Path],
+        device: str | torch.device = "cpu",
+        average: str = "probabilities",
+    ) -> Seq2Seq:
+        """Open a run folder, or several as one ensemble; nothing is unpickled, and a damaged file is an error.
+
+        An ensemble chooses by the mean of its members' `average`: probabilities, or log-probabilities.
+        """
+        if not isinstance(path, (str, Path)):
+            return join([cls.load(one, device) for one in path], average)
         run = RunFolder.open(Path(path))
         config = parse(read_text(run.config_path), source=str(run.config_path))
         tokenizers = None
@@ -100,87 +85,60 @@ class Seq2Seq:
         return cls(config, model.to(place).eval(), tokenizers, run.path, place)
 
     def generate(
-        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **settings: Any
+        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **asked: Any
     ) -> list[Hypothesis]:
-        """Write the best output for each text, in order; `settings` are those of [decode], such as beam_size=5.
+        """Write the best output for each text, in order; `asked` are settings of [decode], such as beam_size=5, and:
+
+        `sample` (True, itda.Sampling(...) or a mapping) draws `n_best` samples. `prefix` is what the output begins
+        with, `must` and `must_not` are phrases that stand in it or do not: one for all texts, or a list, one for each.
+        `terminology` (a TSV file or a mapping) says how terms of the source are written, and `placeholders` (True or
+        a pattern) are copied through. docs/reference/decoding.md tells what composes with what.
 
         A blank text gives a blank output. A text over the recipe's max_src_length is cut, with a warning.
         """
         if isinstance(texts, str):
             raise UserError("generate takes a list of texts, got one text; write generate([text]).")
-        found = list(self.stream(texts, n_best=n_best, batch_size=batch_size, **settings))
+        found = list(self.generate_lazily(texts, n_best=n_best, batch_size=batch_size, **asked))
         for hypothesis in found:
             if hypothesis.notice:
                 warnings.warn(hypothesis.notice, stacklevel=2)
         return found
 
-    def stream(
-        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, chunk: int = CHUNK, **settings: Any
+    def generate_lazily(
+        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, chunk: int = CHUNK, **asked: Any
     ) -> Iterator[Hypothesis]:
-        """Generate lazily: `chunk` lines are read, decoded in batches of similar length, and given back in order."""
-        decode = decode_settings(self.config.decode, settings)
+        """Generate as the texts come: `chunk` lines are read, decoded in batches of similar length, given in order.
+
+        `asked` is what `generate` takes too.
+        """
         check_count(batch_size=batch_size, n_best=n_best, chunk=chunk)
-        lines = checked(texts)
+        writer = self._writer(n_best, asked)
+        lines, count = checked(texts), 0
         while held := take(lines, chunk, CHARACTERS):
-            yield from self._decode_chunk(held, decode, n_best, batch_size)
+            yield from writer.write(held, batch_size)
+            count += len(held)
+        writer.request.asked.check_all_used(count)
 
-    def _decode_chunk(
-        self, lines: list[tuple[int, str]], decode: DecodeConfig, n_best: int, batch_size: int
-    ) -> list[Hypothesis]:
-        tokenizer, limit = self._tokenizers().src, self.config.data.max_src_length
-        encoded, notices = list[list[int]](), list[str]()
-        for number, text in lines:
-            ids = tokenizer.encode(text) if text.strip() else []
-            cut = f"line {number}: the source has {len(ids)} tokens and was cut to {limit} (data.max_src_length)"
-            notices.append(cut if len(ids) > limit else "")
-            encoded.append(ids[:limit])
-        answers = [Hypothesis("", 0.0, 0.0, (), ())] * len(lines)
-        order = sorted((place for place, ids in enumerate(encoded) if ids), key=lambda place: len(encoded[place]))
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            found = self._search([encoded[place] for place in places], decode, n_best)
-            for place, candidates in zip(places, found, strict=True):
-                surfaces = tokenizer.surfaces(lines[place][1])[:limit] if decode.replace_unknown else []
-                many = tuple(
-                    self._hypothesis(one, encoded[place], surfaces, decode.replace_unknown) for one in candidates
-                )
-                answers[place] = replace(many[0], n_best=many, notice=notices[place])
-        return answers
+    def stream(self, text: str, *, number: int = 1, **asked: Any) -> Iterator[str]:
+        """Write the output for one text piece by piece, as it becomes sure; joined, they are what `generate` gives.
 
-    @torch.inference_mode()
-    def _search(self, sources: list[list[int]], decode: DecodeConfig, n_best: int) -> list[list[Found]]:
-        side = pad_tokens([[*ids, EOS] for ids in sources]).to(self.device)
-        lengths = torch.tensor([len(ids) for ids in sources])
-        limits = (lengths * decode.max_length_ratio).long() + decode.max_length_extra
-        model = self.model.eval()
-        return beam_search(
-            model.decoder,
-            model.head,
-            model.encode(side),
-            beam_size=max(decode.beam_size, n_best),
-            max_lengths=limits,
-            n_best=n_best,
-            length_penalty=decode.length_penalty,
-            weights=True,
-        )
+        With a beam, what all live hypotheses begin with is sure, and nothing is ever taken back. `number` is that
+        of the text where `asked` holds lists with one wish for each.
+        """
+        if not isinstance(text, str):
+            raise UserError(f"stream takes one text, got {text!r:.60}; for many, use generate or generate_lazily.")
+        if asked.pop("n_best", None) not in (None, 1):
+            raise UserError("stream writes one output, and n_best asks for more: leave one out, or use generate.")
+        return self._writer(1, asked).stream(text, number)
 
-    def _hypothesis(self, found: Found, src_ids: list[int], surfaces: list[str], replace_unknown: bool) -> Hypothesis:
-        tokenizers = self._tokenizers()
-        unknown = {}
-        if replace_unknown and found.weights is not None:
-            targets = [position for position, token in enumerate(found.ids) if token == UNK]
-            unknown = {
-                position: surfaces[int(found.weights[position, : len(src_ids)].argmax())] for position in targets
-            }
-        return Hypothesis(
-            text=one_line(tokenizers.tgt.decode(found.ids, unknown)),
-            score=found.score,
-            log_prob=found.log_prob,
-            tokens=tuple(tokenizers.tgt.pieces(found.ids)),
-            src_tokens=tuple(tokenizers.src.pieces(src_ids)),
-            token_log_probs=tuple(found.token_log_probs),
-            attention=found.weights,
-        )
+    def search_tree(self, text: str, *, n_best: int = 1, **asked: Any) -> SearchTree:
+        """Search for the output of one text, and report all that was ever in the beam."""
+        check_count(n_best=n_best)
+        return self._writer(n_best, asked).tree(text)
+
+    def _writer(self, n_best: int, asked: dict[str, Any]) -> Writer:
+        request = Request.of(self.config.decode, n_best=n_best, **asked)
+        return Writer(self.model.eval(), self._tokenizers(), self.config.data.max_src_length, self.device, request)
 
     @torch.inference_mode()
     def score(self, pairs: Iterable[tuple[str, str]], *, batch_size: int = BATCH) -> list[PairScore]:
@@ -216,10 +174,11 @@ class Seq2Seq:
         batch = token_batch([src_ids], [tgt_ids]).to(self.device)
         decoded = self.model.eval()(batch, weights=True)
         score = self.score_batch(batch)[0]
-        penalty = float(score.tokens) ** self.config.decode.length_penalty
+        decode = self.config.decode
+        scoring = Scoring(decode.length_normalization, decode.length_penalty)
         return Hypothesis(
             tgt,
-            score.log_prob / penalty,
+            scoring.normalize(score.log_prob, score.tokens),
             score.log_prob,
             tuple(tokenizers.tgt.pieces(tgt_ids)),
             tuple(tokenizers.src.pieces(src_ids)),
@@ -267,6 +226,32 @@ class Seq2Seq:
         if self.tokenizers is None:
             raise UserError("this model reads real-valued sequences (data.kind = vectors), not text; use predict.")
         return self.tokenizers
+
+
+def join(members: Sequence[Seq2Seq], average: str = "probabilities") -> Seq2Seq:
+    """Make one of several models that share their vocabularies; the settings are those of the first."""
+    if not members:
+        raise UserError("an ensemble of no runs was asked for; name one or more.")
+    if average not in ensemble.AVERAGES:
+        raise UserError(f"average is {average!r}; it must be one of {', '.join(ensemble.AVERAGES)}")
+    first = members[0]
+    for number, other in enumerate(members[1:], start=2):
+        for side in ("src", "tgt"):
+            one, another = getattr(first._tokenizers(), side), getattr(other._tokenizers(), side)
+            if (one.kind, one.normalization, one.to_bytes()) != (
+                another.kind,
+                another.normalization,
+                another.to_bytes(),
+            ):
+                names = f"{first.path or 'model 1'} and {other.path or f'model {number}'}"
+                raise UserError(
+                    f"{names} differ in the vocabulary of the {'source' if side == 'src' else 'target'}; the members "
+                    "of an ensemble must share theirs: train them with the same tokenizer settings on the same text"
+                )
+    if len(members) == 1:
+        return first
+    model = ensemble.join([member.model for member in members], average)
+    return replace(first, model=model.to(first.device).eval())
 
 
 def find_device(name: str | torch.device) -> torch.device:
@@ -319,18 +304,3 @@ def alike(lengths: Sequence[tuple[int, int]], count: int, positions: int) -> Ite
         held.append(place)
     if held:
         yield held
-
-
-def decode_settings(config: DecodeConfig, settings: dict[str, Any]) -> DecodeConfig:
-    """The [decode] section with some settings replaced, each checked as in a recipe; None leaves one as it is."""
-    for name, value in settings.items():
-        if value is not None:
-            known = lookup(f"decode.{name}", "generate")
-            assert isinstance(known, Setting), "the decode section has no subsections"
-            config = replace(config, **{name: known.check(value, "generate")})
-    return config
-
-
-def one_line(text: str) -> str:
-    """Keep an output on its line: a model with byte pieces can write what ends a line, though it never read one."""
-    return text.replace("\r", " ").replace("\n", " ")

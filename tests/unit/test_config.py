@@ -42,7 +42,7 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
     if setting.type is bool:
         return st.booleans()
     if setting.type is str:
-        return st.text().filter(str.isprintable)
+        return st.text().map(lambda text: "".join(filter(str.isprintable, text)))
     if setting.type is int:
         return st.integers(setting.low, setting.high)
     return st.floats(setting.low, setting.high, allow_nan=False, allow_infinity=False)
@@ -183,6 +183,8 @@ def test_whole_numbers_are_numbers() -> None:
             'train.teacher_forcing = {ratio = 0.5, final_ratio = 0.9, schedule = "linear"}',
             "train.teacher_forcing.final_ratio is 0.9, above ratio 0.5",
         ),
+        ("decode.diverse_groups = 2", "the groups share the beam evenly"),
+        ('model.decoder.kind = "plain"\ndecode.coverage_penalty = 0.2', "decode.coverage_penalty reads attention"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(text: str, words: str) -> None:

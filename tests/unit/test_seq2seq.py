@@ -94,7 +94,7 @@ def test_what_is_generated_is_not_all_the_same(model):
 def test_chunks_of_a_stream_change_nothing(model):
     whole = model.generate(TALK[:12])
     for chunk in (1, 5):
-        assert said(model.stream(TALK[:12], chunk=chunk)) == said(whole)
+        assert said(model.generate_lazily(TALK[:12], chunk=chunk)) == said(whole)
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t", "\u3000 "])
@@ -124,7 +124,7 @@ def test_an_over_long_text_is_cut_with_a_warning_that_names_its_line():
 
 def test_lines_are_counted_across_chunks():
     short = make(max_src_length=3)
-    notices = [one.notice for one in short.stream(["a dog"] * 4 + ["a dog runs on"], chunk=2)]
+    notices = [one.notice for one in short.generate_lazily(["a dog"] * 4 + ["a dog runs on"], chunk=2)]
     assert [notice[:7] for notice in notices] == ["", "", "", "", "line 5:"]
 
 
@@ -201,14 +201,14 @@ def test_a_stream_reads_no_further_than_it_must(looking):
             read.append(number)
             yield TALK[number % len(TALK)]
 
-    stream = looking.stream(endless(), chunk=4)
+    stream = looking.generate_lazily(endless(), chunk=4)
     assert read == [], "nothing before it is asked"
     first = [next(stream) for _ in range(4)]
     assert len(read) == 4
     next(stream)
     assert len(read) == 8
     assert said(first) == said(looking.generate(TALK[:4]))
-    assert len(list(itertools.islice(looking.stream(endless(), chunk=3), 10))) == 10
+    assert len(list(itertools.islice(looking.generate_lazily(endless(), chunk=3), 10))) == 10
 
 
 def test_long_lines_make_a_chunk_shorter(looking, monkeypatch):
@@ -220,7 +220,7 @@ def test_long_lines_make_a_chunk_shorter(looking, monkeypatch):
             read.append(number)
             yield "a dog sits on the beach"
 
-    stream = looking.stream(lines())
+    stream = looking.generate_lazily(lines())
     next(stream)
     assert len(read) == 2
 

@@ -75,7 +75,7 @@ def outputs(model: Seq2Seq, pairs: list[tuple[str, str]], beam: int | None) -> t
     from itda.evaluate.metrics import Likelihood
 
     texts = []
-    for hypothesis in model.stream((src for src, _ in pairs), beam_size=beam):
+    for hypothesis in model.generate_lazily((src for src, _ in pairs), beam_size=beam):
         if hypothesis.notice:
             say(hypothesis.notice)
         texts.append(hypothesis.text)

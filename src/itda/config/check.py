@@ -31,6 +31,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from text_problems(config) if config.data.kind == "text" else vector_problems(config)
     yield from model_problems(config)
     yield from train_problems(config)
+    yield from decode_problems(config)
 
 
 def data_problems(config: Config) -> Iterator[str]:
@@ -164,6 +165,21 @@ def train_problems(config: Config) -> Iterator[str]:
         yield (
             f"train.teacher_forcing.final_ratio is {forcing.final_ratio:g}, above ratio {forcing.ratio:g}; "
             "a schedule falls from ratio to final_ratio"
+        )
+
+
+def decode_problems(config: Config) -> Iterator[str]:
+    """Check that the parts of the search fit together, and fit the model."""
+    decode = config.decode
+    if decode.beam_size % decode.diverse_groups:
+        yield (
+            f"decode.diverse_groups is {decode.diverse_groups} and decode.beam_size is {decode.beam_size}; "
+            "the groups share the beam evenly: make one a multiple of the other"
+        )
+    if decode.coverage_penalty and config.model.decoder.kind == "plain":
+        yield (
+            'decode.coverage_penalty reads attention, and model.decoder.kind = "plain" has none; '
+            "set coverage_penalty = 0, or choose another decoder"
         )
 
 

@@ -220,7 +220,27 @@ class DecodeConfig:
     """Search, where the command line or the call says nothing else."""
 
     beam_size: int = setting(5, "beam size; 1: greedy", low=1, high=1000)
-    length_penalty: float = setting(1.0, "score = log_prob / length ** length_penalty", low=0.0, high=5.0)
+    length_penalty: float = setting(
+        1.0, "how much length counts in the score; see length_normalization", low=0.0, high=5.0
+    )
+    length_normalization: str = setting(
+        "average",
+        "score: average: log_prob / length ** length_penalty; gnmt: log_prob / ((5 + length) / 6) ** length_penalty; "
+        "reward: log_prob + length_penalty x length",
+        choices=("average", "gnmt", "reward"),
+    )
+    coverage_penalty: float = setting(
+        0.0, "GNMT's: what it costs to leave source tokens without attention; 0: off", low=0.0, high=10.0
+    )
+    no_repeat_ngram: int = setting(0, "no n tokens in a row are written twice; 0: off", low=0)
+    repetition_penalty: float = setting(
+        0.0, "what it costs, in nats, to write a token that was written before; 0: off", low=0.0
+    )
+    min_length: int = setting(0, "fewest tokens of an output", low=0)
+    diverse_groups: int = setting(1, "diverse beam search: groups that share the beam; 1: off", low=1)
+    diversity: float = setting(
+        0.5, "what a token costs, in nats, for each earlier group that writes it at the same position", low=0.0
+    )
     max_length_ratio: float = setting(2.0, "longest output: ratio x source tokens + max_length_extra", low=0.0)
     max_length_extra: int = setting(10, "see max_length_ratio", low=1)
     replace_unknown: bool = setting(False, "write the most attended source token in place of <unk>")

@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itda.decode.scores import normalize
+from itda.decode.scores import Scoring
 
 
 @dataclass(frozen=True)
 class Found:
     """A hypothesis: its ids without bos and eos, and what the model thinks of them.
 
-    `log_prob` is the sum of `token_log_probs`, the last of which is that of eos; `score` is log_prob / length **
-    length_penalty, where eos counts in the length. `weights` has a row for each of these and a column for
-    each real source position. `finished` is False in one case alone: where each continuation of each
+    `log_prob` is the sum of `token_log_probs`, the model's own, the last of which is that of eos; `score` is what
+    the search ranked by (see `Scoring`; penalties of the search count). `weights` has a row for each of these and
+    a column for each real source position. `finished` is False in one case alone: where each continuation of each
     hypothesis has probability 0, the best prefix is given, and nothing of it speaks of eos.
     """
 
@@ -33,7 +33,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the sentences in the batch: the `beam` that live on, and which of the rows before closed."""
+    """One step of the sentences in the batch: the `beam` that live on, and which of the rows before closed.
+
+    `totals` and `closed` are what the search ranks by, `log_probs` and `eos_log_probs` the model's own.
+    """
 
     tokens: Int[Tensor, "sentences beam"]
     parents: Int[Tensor, "sentences beam"]
@@ -51,6 +54,7 @@ class _Ends:
     position: np.ndarray
     row: np.ndarray
     finished: np.ndarray
+    score: np.ndarray
 
 
 class History:
@@ -65,9 +69,16 @@ class History:
         self.closed = torch.full(shape, -math.inf, dtype=kind, device=device)
         self.eos_log_probs = torch.empty(shape, dtype=kind, device=device)
         self.weights: list[Tensor] | None = [] if weights else None
+        self.charges: Tensor | None = None  # on the score of what closed, made where something is charged
         self.alive: list[np.ndarray] = []
 
-    def write(self, alive: np.ndarray, step: Step, weights: Float[Tensor, "rows 1 src"] | None) -> None:
+    def write(
+        self,
+        alive: np.ndarray,
+        step: Step,
+        weights: Float[Tensor, "rows 1 src"] | None,
+        charges: Float[Tensor, "sentences width"] | None = None,
+    ) -> None:
         """Write the next step, of the sentences `alive`."""
         position, width = len(self.alive), step.closed.shape[1]
         places = torch.as_tensor(alive, device=self.tokens.device)
@@ -77,16 +88,24 @@ class History:
         self.closed[position, places, :width] = step.closed
         self.eos_log_probs[position, places, :width] = step.eos_log_probs.to(self.eos_log_probs.dtype)
         self.alive.append(alive)
+        if charges is not None:
+            self.charges = torch.zeros_like(self.closed) if self.charges is None else self.charges
+            self.charges[position, places, :width] = charges.to(self.closed.dtype)
         if weights is None:
             self.weights = None
         elif self.weights is not None:
             self.weights.append(weights[:, 0])
 
-    def collect(self, n_best: int, length_penalty: float, mask: Bool[Tensor, "sentences src"]) -> list[list[Found]]:
-        """Read the best hypotheses of each sentence, best first; of equals the shorter first, then the better beam."""
+    def scores(self, scoring: Scoring) -> np.ndarray:
+        """Score each hypothesis that closed: positions, sentences, beam; -inf where none did."""
         steps = len(self.alive)
         closed = self.closed[:steps].cpu().numpy()
-        scores = normalize(closed, np.arange(1, steps + 1)[:, None, None], length_penalty)
+        scores = scoring.normalize(closed, np.arange(1, steps + 1)[:, None, None])
+        return scores if self.charges is None else scores + self.charges[:steps].cpu().numpy()
+
+    def collect(self, n_best: int, scoring: Scoring, mask: Bool[Tensor, "sentences src"]) -> list[list[Found]]:
+        """Read the best hypotheses of each sentence, best first; of equals the shorter first, then the better beam."""
+        scores = self.scores(scoring)
         _, sentences, beam_size = scores.shape
         scores = scores.transpose(1, 0, 2).reshape(sentences, -1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :n_best]
@@ -97,9 +116,9 @@ class History:
             wanted = finished | (stuck[:, None] & (np.arange(order.shape[1]) == 0))
         sentence, rank = np.nonzero(wanted)
         position, row = np.divmod(order[sentence, rank], beam_size)
-        ends = _Ends(sentence, position, row, finished[sentence, rank])
+        ends = _Ends(sentence, position, row, finished[sentence, rank], scores[sentence, order[sentence, rank]])
         found: list[list[Found]] = [[] for _ in range(sentences)]
-        for owner, hypothesis in zip(sentence.tolist(), self._trace(ends, length_penalty, mask), strict=True):
+        for owner, hypothesis in zip(sentence.tolist(), self._trace(ends, scoring, mask), strict=True):
             found[owner].append(hypothesis)
         return found
 
@@ -110,7 +129,7 @@ class History:
             last[alive] = position
         return last
 
-    def _trace(self, ends: _Ends, length_penalty: float, mask: Bool[Tensor, "sentences src"]) -> list[Found]:
+    def _trace(self, ends: _Ends, scoring: Scoring, mask: Bool[Tensor, "sentences src"]) -> list[Found]:
         """Follow each hypothesis from the row that it ended in back to its first token."""
         steps = int(ends.position.max()) + 1
         tokens, parents, log_probs, eos = (
@@ -128,7 +147,7 @@ class History:
             token_log_probs[inside, position] = log_probs[here]
             rows[inside, position] = parents[here]
         totals = token_log_probs.cumsum(axis=1)[:, -1]  # added in the order of the search: the same to the last bit
-        scores = normalize(totals, ends.position + 1, length_penalty)
+        scores = np.where(ends.finished, ends.score, scoring.normalize(totals, ends.position + 1))
         weights, real = self._gather_weights(ends, rows), mask.cpu().numpy()
         spoken = ends.position + ends.finished  # with eos, where it was reached
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -15,13 +16,33 @@ from itda.batch import BOS, PAD, SPECIALS
 
 Number = TypeVar("Number", float, Tensor, np.ndarray)
 
+NORMALIZATIONS = ("average", "gnmt", "reward")
 NEVER = (PAD, BOS)  # what no search may write
 BLOCK = 64  # tokens that share a maximum
 
 
-def normalize(log_prob: Number, length: int | Number, penalty: float) -> Number:
-    """Divide a log-probability by length ** penalty (eos counts), so that long hypotheses are not at a disadvantage."""
-    return log_prob / length**penalty
+@dataclass(frozen=True)
+class Scoring:
+    """How a finished hypothesis is scored: its log-probability against its length (eos counts), and its coverage.
+
+    `average`: log_prob / length ** strength. `gnmt`: log_prob / ((5 + length) / 6) ** strength (Wu et al. 2016,
+    equation 14). `reward`: log_prob + strength x length, in nats a token. Each rises with the length where the
+    log-probability stands still, so what a live hypothesis can still reach is its score at the longest length.
+
+    `coverage` (beta) adds beta x sum_i log(min(sum_t alpha_{t,i}, 1)), which is 0 or less (the same equation).
+    """
+
+    normalization: str = "average"
+    strength: float = 1.0
+    coverage: float = 0.0
+
+    def normalize(self, log_prob: Number, length: int | Number) -> Number:
+        """Score a log-probability, coverage aside, so that long hypotheses are not at a disadvantage."""
+        if self.normalization == "average":
+            return log_prob / length**self.strength
+        if self.normalization == "gnmt":
+            return log_prob / ((5 + length) / 6) ** self.strength
+        return log_prob + self.strength * length
 
 
 def top_continuations(

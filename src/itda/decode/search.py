@@ -1,26 +1,36 @@
-"""Beam search over the Decoder and Head contracts; greedy search is a beam of 1.
+"""Search over the Decoder and Head contracts: by beam (greedy search is a beam of 1), by groups of beams, by sampling.
 
-The rules. PAD and BOS are never written, UNK may be. In each step the best 2 x beam continuations of a sentence
-are ranked by log-probability; those among the first `beam` that end with eos close their hypothesis, and the
+The rules of a beam. PAD and BOS are never written, UNK may be. In each step the best 2 x beam continuations of a
+sentence are ranked by log-probability; those among the first `beam` that end with eos close their hypothesis, and the
 best `beam` of the others live on. A sentence is done when `beam_size` hypotheses have closed, or when no live
 one can still beat its `n_best` best. After as many tokens as its own limit allows only eos may follow, at its true
 log-probability, so that every hypothesis ends with eos.
+
+A sentence may have several beams (`Settings.groups`): the groups of diverse beam search, or samples, which are beams
+of one row. They share the sentence's memory, and their rows stand beside each other in the batch.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itda.batch import BOS, EOS
+from itda.batch import BOS
+from itda.decode.diverse import ChooseDiverse, merge_groups
 from itda.decode.history import Found, History, Step
-from itda.decode.scores import best, normalize, top_continuations
-from itda.errors import ItdaError, UserError
+from itda.decode.penalties import Coverage
+from itda.decode.ranking import Choose, Front, choose_best
+from itda.decode.rules import RuleBook
+from itda.decode.sampling import ChooseSample
+from itda.decode.scores import Scoring
+from itda.decode.settings import Settings
+from itda.errors import ItdaError
 from itda.nn.interface import Decoder, Head, Memory, State
 
 
@@ -42,101 +52,173 @@ def beam_search(
     is in the batch changes nothing. With `weights`, each hypothesis carries its attention if the decoder has one.
     Raises UserError for settings that make no sense, ItdaError where the model's answer is not a number.
     """
-    _check(beam_size, n_best, length_penalty)
-    limits = max_lengths.cpu().numpy()
-    assert limits.shape == memory.mask.shape[:1], "one limit for each sentence"
-    assert (limits >= 0).all(), "a limit is 0 or more"
-    if not len(limits):
-        return []
-    history = History(len(limits), beam_size, int(limits.max()) + 1, weights, memory.mask.device)
-    alive = np.arange(len(limits))
-    beams = _Beams.start(max_lengths.to(memory.mask.device), n_best)
-    state, previous = decoder.start(memory), torch.full_like(beams.limits, BOS)
-    for position in range(int(limits.max()) + 1):
-        decoded, state = decoder.step(previous, state)
-        log_probs = head.log_probs(decoded, state.memory)[:, 0].unflatten(0, beams.totals.shape)
-        step = _rank(beams.totals, log_probs, beam_size, beams.limits == position if position in limits else None)
-        history.write(alive, step, decoded.weights)
-        beams, leave = beams.advance(step, position, length_penalty)
-        keep = np.flatnonzero(~_on_host(leave, step, position))
-        if not len(keep):
-            break
-        kept = torch.as_tensor(keep, device=previous.device)
-        if len(keep) < len(alive):
-            alive, beams, state = alive[keep], beams.select(kept), state.select(kept)
-        state = _follow(state, step.parents[kept], beam_size)
-        previous = step.tokens[kept].flatten()
-    return history.collect(n_best, length_penalty, memory.mask)
+    settings = Settings(beam_size, n_best, Scoring(strength=length_penalty))
+    return Search(decoder, head, memory, max_lengths, settings, weights=weights).run()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One step of a search, for those who watch: the beams that were in the batch, and what was chosen of each."""
+
+    alive: np.ndarray
+    step: Step
+    charges: Float[Tensor, "beams width"] | None
+
+
+class Search:
+    """One search, from its memory to what was found; `steps` goes on by one position each time."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        head: Head,
+        memory: Memory,
+        max_lengths: Int[Tensor, " sentences"],
+        settings: Settings,
+        *,
+        rules: RuleBook | None = None,
+        keys: np.ndarray | None = None,
+        banks: Choose | None = None,
+        weights: bool = False,
+    ) -> None:
+        """Check the settings; `keys` are those of sampling, `banks` the way to choose under what must be written."""
+        self.settings = settings.check()
+        self.decoder, self.head, self.memory, self.rules = decoder, head, memory, rules
+        max_lengths = max_lengths if rules is None else rules.lengthen(max_lengths)
+        self.limits = max_lengths.cpu().numpy()
+        assert self.limits.shape == memory.mask.shape[:1], "one limit for each sentence"
+        assert (self.limits >= 0).all(), "a limit is 0 or more"
+        self.choose = _choose(settings, keys, banks)
+        beams, positions = len(self.limits) * settings.groups, int(self.limits.max(initial=0)) + 1
+        self.history = History(beams, settings.width, positions, weights, memory.mask.device)
+
+    @torch.inference_mode()
+    def run(self) -> list[list[Found]]:
+        """Search to the end."""
+        for _ in self.steps():
+            pass
+        return self.found()
+
+    def steps(self) -> Iterator[Moment]:
+        """Search, one position after the other; the caller keeps it in inference mode."""
+        if not len(self.limits):
+            return
+        groups, width, scoring = self.settings.groups, self.settings.width, self.settings.scoring
+        coverage = Coverage(scoring.coverage) if scoring.coverage else None
+        alive = np.arange(len(self.limits) * groups)
+        limits = torch.as_tensor(self.limits, device=self.memory.mask.device)
+        beams = _Beams.start(limits.repeat_interleave(groups), self._n_best())
+        if self.rules is not None:
+            self.rules.begin(self.limits, groups)
+        state, previous = self.decoder.start(self.memory), torch.full_like(limits, BOS)
+        for position in range(self.history.tokens.shape[0]):
+            decoded, state = self.decoder.step(previous, state)
+            own, weights = self.head.log_probs(decoded, state.memory)[:, 0], decoded.weights
+            if position == 0 and groups > 1:  # all groups of a sentence begin alike
+                own = own.repeat_interleave(groups, dim=0)
+                weights = None if weights is None else weights.repeat_interleave(groups, dim=0)
+            own = own.unflatten(0, beams.totals.shape)
+            log_probs = own if self.rules is None else self.rules.apply(own, position)
+            at_limit = beams.limits == position if position in self.limits else None
+            step = self.choose(Front(beams.totals, log_probs, own, at_limit, position, alive), width)
+            charges = coverage.charge(weights, state.memory.mask, own.shape[1]) if coverage else None
+            self.history.write(alive, step, weights, charges)
+            beams, leave = beams.advance(step, position, scoring, charges)
+            done = _on_host(leave, step, position)
+            yield Moment(alive, step, charges)
+            keep = np.flatnonzero(~done.reshape(-1, groups).all(axis=1))
+            if not len(keep):
+                break
+            places = keep if groups == 1 else (keep[:, None] * groups + np.arange(groups)).ravel()
+            kept = torch.as_tensor(places, device=previous.device)
+            if len(places) < len(alive):
+                sentences = kept if groups == 1 else torch.as_tensor(keep, device=previous.device)
+                alive, beams, state = alive[places], beams.select(kept), state.select(sentences)
+            if groups > 1:
+                beams = beams.stop(torch.as_tensor(done[places], device=previous.device))
+            if self.rules is not None:
+                self.rules.follow(step, places)
+            if coverage:
+                coverage.follow((step.parents[kept] + kept[:, None] * own.shape[1]).flatten())
+            state = _follow(state, step.parents[kept], width, groups)
+            previous = step.tokens[kept].flatten()
+
+    def found(self) -> list[list[Found]]:
+        """Read what was found, for each sentence, best first; samples in the order in which they were numbered."""
+        if not len(self.limits):
+            return []
+        groups, mask = self.settings.groups, self.memory.mask
+        if groups == 1:
+            return self.history.collect(self._n_best(), self.settings.scoring, mask)
+        each = self.history.collect(self._n_best(), self.settings.scoring, mask.repeat_interleave(groups, dim=0))
+        sentences = [each[start : start + groups] for start in range(0, len(each), groups)]
+        if self.settings.sampling is not None:
+            return [[sample for (sample,) in one] for one in sentences]
+        return [merge_groups(one, self.settings.n_best) for one in sentences]
+
+    def _n_best(self) -> int:
+        """How many hypotheses each beam is asked for."""
+        return min(self.settings.width, self.settings.n_best)
+
+
+def _choose(settings: Settings, keys: np.ndarray | None, banks: Choose | None) -> Choose:
+    if settings.sampling is not None:
+        assert keys is not None, "sampling needs a key for each sample"
+        return ChooseSample(settings.sampling, keys)
+    inner = choose_best if banks is None or settings.width == 1 else banks
+    return inner if settings.diversity is None else ChooseDiverse(settings.diversity, inner)
 
 
 @dataclass(frozen=True)
 class _Beams:
-    """What the search knows of the sentences that are still in the batch."""
+    """What the search knows of the beams that are still in the batch: one a sentence, or one a group."""
 
-    limits: Int[Tensor, " sentences"]
-    totals: Float[Tensor, "sentences width"]  # log-probability of each live hypothesis, best first; -inf: none
-    closed: Int[Tensor, " sentences"]  # how many hypotheses have closed
-    best: Float[Tensor, "sentences n_best"]  # scores of the best closed ones, best first; -inf: none
+    limits: Int[Tensor, " beams"]
+    totals: Float[Tensor, "beams width"]  # log-probability of each live hypothesis, best first; -inf: none
+    closed: Int[Tensor, " beams"]  # how many hypotheses have closed
+    best: Float[Tensor, "beams n_best"]  # scores of the best closed ones, best first; -inf: none
 
     @staticmethod
-    def start(limits: Int[Tensor, " sentences"], n_best: int) -> _Beams:
+    def start(limits: Int[Tensor, " beams"], n_best: int) -> _Beams:
         # Sums are kept in float64, where the device has it: they are few, and near-equal ones shall stay apart.
         kind = torch.float32 if limits.device.type == "mps" else torch.float64
         totals = torch.zeros(len(limits), 1, dtype=kind, device=limits.device)
         return _Beams(limits, totals, torch.zeros_like(limits), totals.new_full((len(limits), n_best), -math.inf))
 
     def select(self, kept: Int[Tensor, " kept"]) -> _Beams:
-        """Keep some sentences."""
+        """Keep some beams."""
         return _Beams(self.limits[kept], self.totals[kept], self.closed[kept], self.best[kept])
 
-    def advance(self, step: Step, position: int, length_penalty: float) -> tuple[_Beams, Bool[Tensor, " sentences"]]:
-        """Go on with the live hypotheses, and say which sentences are done.
+    def stop(self, done: Bool[Tensor, " beams"]) -> _Beams:
+        """Let nothing of a beam that is done live on, though others of its sentence do."""
+        return replace(self, totals=self.totals.masked_fill(done[:, None], -math.inf))
 
-        The bound is exact: a log-probability never rises, and no hypothesis is longer than the limit and its eos.
-        It is -inf where none is live.
+    def advance(
+        self, step: Step, position: int, scoring: Scoring, charges: Float[Tensor, "beams width"] | None
+    ) -> tuple[_Beams, Bool[Tensor, " beams"]]:
+        """Go on with the live hypotheses, and say which beams are done; `charges` are added to what closes.
+
+        The bound is exact: a log-probability never rises, a charge is never above 0, and no hypothesis is longer
+        than the limit and its eos. It is -inf where none is live.
         """
         closed = self.closed + (step.closed > -math.inf).sum(dim=1)
-        scores = torch.cat([self.best, normalize(step.closed, position + 1, length_penalty)], dim=1)
+        closing = scoring.normalize(step.closed, position + 1)
+        scores = torch.cat([self.best, closing if charges is None else closing + charges], dim=1)
         scores = scores.topk(self.best.shape[1]).values
-        bound = normalize(step.totals[:, 0], (self.limits + 1).to(step.totals.dtype), length_penalty)
+        bound = scoring.normalize(step.totals[:, 0], (self.limits + 1).to(step.totals.dtype))
         beam_size = step.totals.shape[1]
         return _Beams(self.limits, step.totals, closed, scores), (closed >= beam_size) | (scores[:, -1] >= bound)
 
 
-def _rank(
-    totals: Float[Tensor, "sentences width"],
-    log_probs: Float[Tensor, "sentences width vocab"],
-    beam_size: int,
-    at_limit: Bool[Tensor, " sentences"] | None,
-) -> Step:
-    """Decide which hypotheses close and which `beam_size` live on; where `at_limit`, all close."""
-    eos_log_probs = log_probs[:, :, EOS]
-    sums, parents, tokens = top_continuations(totals, log_probs, 2 * beam_size)
-    is_eos = tokens == EOS
-    # One place beyond the rows takes what does not close.
-    closing = torch.where(is_eos[:, :beam_size], parents[:, :beam_size], totals.shape[1])
-    closes = torch.zeros(len(totals), totals.shape[1] + 1, dtype=torch.bool, device=totals.device)
-    closes = closes.scatter_(1, closing, True)[:, :-1]
-    going_on = sums.masked_fill(is_eos, -math.inf)
-    if at_limit is not None:
-        closes = closes | at_limit[:, None]
-        going_on = going_on.masked_fill(at_limit[:, None], -math.inf)
-    live, order = best(going_on, beam_size)
-    parents, tokens = parents.gather(1, order), tokens.gather(1, order)
-    sentence = torch.arange(len(totals), device=totals.device)[:, None]
-    closed = (totals + eos_log_probs).masked_fill(~closes, -math.inf)
-    return Step(tokens, parents, live, log_probs[sentence, parents, tokens], closed, eos_log_probs)
-
-
-def _follow(state: State, parents: Int[Tensor, "sentences beam"], beam_size: int) -> State:
+def _follow(state: State, parents: Int[Tensor, "beams width"], width: int, groups: int) -> State:
     """Let each row of the state go on from its parent; after the first step all rows come from the only one."""
-    if state.width < beam_size:
-        return state.widen(beam_size)
-    offset = torch.arange(len(parents), device=parents.device)[:, None] * beam_size
+    if state.width < width * groups:
+        return state.widen(width * groups)
+    offset = torch.arange(len(parents), device=parents.device)[:, None] * width
     return state.reorder((parents + offset).flatten())
 
 
-def _on_host(leave: Bool[Tensor, " sentences"], step: Step, position: int) -> np.ndarray:
+def _on_host(leave: Bool[Tensor, " beams"], step: Step, position: int) -> np.ndarray:
     """Fetch which sentences are done: the one moment of a step when the host waits for the device."""
     broken = step.closed.isnan().any(dim=1) | step.totals.isnan().any(dim=1)
     done, failed = torch.stack([leave, broken]).cpu().numpy()
@@ -146,13 +228,3 @@ def _on_host(leave: Bool[Tensor, " sentences"], step: Step, position: int) -> np
             "its weights are damaged or its training diverged; use an earlier checkpoint"
         )
     return done
-
-
-def _check(beam_size: int, n_best: int, length_penalty: float) -> None:
-    """Refuse settings that make no sense."""
-    if beam_size < 1:
-        raise UserError(f"beam_size is {beam_size}; it must be 1 or more (1 means greedy search)")
-    if not 1 <= n_best <= beam_size:
-        raise UserError(f"n_best is {n_best}; it must be 1 to beam_size, {beam_size}; widen the beam for more")
-    if not 0 <= length_penalty < math.inf:
-        raise UserError(f"length_penalty is {length_penalty}; it must be 0 or more (1: log-probability per token)")

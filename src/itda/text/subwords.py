@@ -128,6 +128,21 @@ class SubwordTokenizer:
                         ids.extend(self._first_byte + byte for byte in piece.encode("utf-8"))
         return ids
 
+    @functools.cached_property
+    def spelling(self) -> list[bytes]:
+        """The bytes that each id adds to a raw output, which `finish` turns into text."""
+        return [SPECIALS[UNK].encode() if i == UNK else spelled for i, spelled in enumerate(self._bytes)]
+
+    def parts(self, text: str, inside: bool = False) -> list[tuple[int, bytes]]:
+        """Cut a text into ids with the bytes of each; `inside`: as what goes on right behind other text."""
+        marked = escape(self.normalize(text)) if inside else self._marked(text)
+        ids = list(self._processor.Encode(marked, out_type=int)) if marked else []
+        return [(i, self.spelling[i]) for i in ids]
+
+    def finish(self, raw: bytes) -> str:
+        """Turn a raw output into text; bytes that are no UTF-8 (a model may write some) become U+FFFD."""
+        return unescape(raw.decode("utf-8", "replace").removeprefix(" "))
+
     def decode(self, ids: Sequence[int], unknown: Mapping[int, str] | None = None) -> str:
         """Turn ids back into text; bytes that are no UTF-8 (a model may write some) become U+FFFD.
 
@@ -143,7 +158,7 @@ class SubwordTokenizer:
                 if i == UNK
             }
             joined = b"".join([named[p] if i == UNK else table[i] for p, i in enumerate(ids)])
-        return unescape(joined.decode("utf-8", "replace").removeprefix(" "))
+        return self.finish(joined)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Name each id for a reader; ▁ marks a space, a byte of an unseen character is written <0xE2>."""

@@ -60,6 +60,16 @@ class Tokenizer(Protocol):
     def surfaces(self, text: str) -> list[str]:
         """Give the text behind each id of `encode(text)`, known or not."""
 
+    @property
+    def spelling(self) -> list[bytes]:
+        """The bytes that each id adds to a raw output, which `finish` turns into text."""
+
+    def parts(self, text: str, inside: bool = False) -> list[tuple[int, bytes]]:
+        """Cut a text into ids with the bytes of each, known or not; `inside`: as what goes on behind other text."""
+
+    def finish(self, raw: bytes) -> str:
+        """Turn a raw output, the bytes of its ids one after the other, into text."""
+
     def to_bytes(self) -> bytes:
         """Write what the ids depend on."""
 

@@ -87,9 +87,29 @@ class ListTokenizer:
         """Encode: there is one way to cut a text into entries."""
         return self.encode(text)
 
+    @functools.cached_property
+    def spelling(self) -> list[bytes]:
+        """The bytes that each id adds to a raw output, which `finish` turns into text."""
+        unknown = self._gap + SPECIALS[UNK]
+        return [b"", unknown.encode(), b"", b"", *(entry.encode("utf-8", "replace") for entry in self.entries)]
+
+    @property
+    def _gap(self) -> str:
+        return " " if self.kind == "words" else ""
+
+    def parts(self, text: str, inside: bool = False) -> list[tuple[int, bytes]]:
+        """Cut a text into ids with the bytes of each, known or not; `inside`: as what goes on behind other text."""
+        marked = self.normalize(text) if inside or not text else self._gap + self.normalize(text)
+        pieces = _word_pattern().findall(marked) if self.kind == "words" else list(marked)
+        return [(self._ids.get(piece, UNK), piece.encode("utf-8")) for piece in pieces]
+
+    def finish(self, raw: bytes) -> str:
+        """Turn a raw output into text."""
+        return raw.decode("utf-8", "replace").removeprefix(self._gap)
+
     def decode(self, ids: Sequence[int], unknown: Mapping[int, str] | None = None) -> str:
         """Turn ids back into text; `unknown[position]` stands in for an UNK at that position of `ids`."""
-        parts, gap = [], " " if self.kind == "words" else ""
+        parts, gap = [], self._gap
         for position, number in enumerate(ids):
             if number >= len(SPECIALS):
                 parts.append(self.entries[number - len(SPECIALS)])

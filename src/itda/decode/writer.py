@@ -1,0 +1,221 @@
+"""The writer: texts in, hypotheses out, by one request; what lies between is encoded, searched and spelled here."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from itda.batch import EOS, UNK, pad_tokens
+from itda.decode.automaton import Spelling
+from itda.decode.history import Found
+from itda.decode.hypothesis import Hypothesis
+from itda.decode.request import Request
+from itda.decode.required import ChooseFromBanks, Required
+from itda.decode.rules import RuleBook
+from itda.decode.sampling import sample_keys
+from itda.decode.search import Moment, Search
+from itda.decode.stream import Watcher
+from itda.decode.tree import SearchTree, grow
+from itda.decode.wishes import Manners, Wish, make_rules
+from itda.errors import UserError
+from itda.nn.encoder_decoder import EncoderDecoder
+from itda.text.tokenizer import TokenizerPair
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text as the model reads it, and what is wished of its output."""
+
+    number: int
+    text: str
+    ids: tuple[int, ...]
+    wish: Wish
+    notice: str
+
+    @property
+    def blank(self) -> bool:
+        """Say whether its output is blank too: nothing to read, and nothing that must be written."""
+        return not self.ids and not self.wish.writes
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model with its tokenizers, and the request by which it writes."""
+
+    model: EncoderDecoder
+    tokenizers: TokenizerPair
+    max_src_length: int
+    device: torch.device
+    request: Request
+
+    def write(self, lines: Sequence[tuple[int, str]], batch_size: int) -> list[Hypothesis]:
+        """Write the outputs for numbered texts, in order; those of similar length are decoded together."""
+        sources = [self._read(number, text) for number, text in lines]
+        answers = [Hypothesis("", 0.0, 0.0, (), ())] * len(lines)
+        places = (place for place, source in enumerate(sources) if not source.blank)
+        order = sorted(places, key=lambda place: len(sources[place].ids))
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            search = self._search([sources[place] for place in batch])
+            for row, (place, candidates) in enumerate(zip(batch, search.run(), strict=True)):
+                many = tuple(self._hypotheses(sources[place], candidates, search.rules, row))
+                notice = _notice(sources[place], candidates[0], int(search.limits[row]), self.request.manners)
+                answers[place] = replace(many[0], n_best=many, notice=notice)
+        return answers
+
+    def stream(self, text: str, number: int) -> Iterator[str]:
+        """Write the output for one text, piece by piece."""
+        source = self._read(number, text)
+        if source.notice:
+            warnings.warn(source.notice, stacklevel=2)
+        if source.blank:
+            return
+        search = self._search([source])
+        watcher = Watcher(search.settings.scoring, *self._sure_text(search))
+        moments = search.steps()
+        while (piece := _next_piece(moments, watcher)) is not None:
+            if piece:
+                yield piece
+        (candidates,) = search.found()
+        (last,) = self._hypotheses(source, candidates, search.rules, 0)
+        if rest := watcher.end(last.text):
+            yield rest
+
+    @torch.inference_mode()
+    def tree(self, text: str) -> SearchTree:
+        """Search for the output of one text, and give the tree of the search."""
+        if self.request.settings.sampling is not None:
+            raise UserError("search_tree shows a beam, and sample draws without one: leave sample out.")
+        search = self._search([self._read(1, text)])
+        groups = search.settings.groups
+        return grow(search.steps(), groups, groups)[0]
+
+    def _read(self, number: int, text: str) -> Source:
+        """Encode one text, and see what is wished of its output."""
+        tokenizers, limit = self.tokenizers, self.max_src_length
+        wish = self.request.asked.of(number, text, self._spelling(), self.request.manners)
+        ids = tokenizers.src.encode(text) if text.strip() else []
+        cut = f"line {number}: the source has {len(ids)} tokens and was cut to {limit} (data.max_src_length)"
+        return Source(number, text, tuple(ids[:limit]), wish, cut if len(ids) > limit else "")
+
+    def _spelling(self) -> Spelling:
+        return spelling_of(self.tokenizers)
+
+    @torch.inference_mode()
+    def _search(self, sources: Sequence[Source]) -> Search:
+        """Read the sources, and prepare the search for their outputs."""
+        decode, settings = self.request.decode, self.request.settings
+        side = pad_tokens([[*source.ids, EOS] for source in sources]).to(self.device)
+        lengths = torch.tensor([len(source.ids) for source in sources])
+        limits = (lengths * decode.max_length_ratio).long() + decode.max_length_extra
+        model, keys = self.model.eval(), None
+        rules = make_rules(
+            self._spelling(),
+            [source.wish for source in sources],
+            self.request.manners,
+            alone=settings.width == 1,
+            replaced=decode.replace_unknown,
+        )
+        if settings.sampling is not None:
+            keys = sample_keys(settings.sampling.seed, [source.ids for source in sources], settings.n_best)
+        return Search(
+            model.decoder,
+            model.head,
+            model.encode(side),
+            limits.clamp(min=decode.min_length),
+            settings,
+            rules=rules,
+            keys=keys,
+            banks=_banks(rules),
+            weights=True,
+        )
+
+    def _hypotheses(
+        self, source: Source, candidates: Sequence[Found], rules: RuleBook | None, row: int
+    ) -> Iterator[Hypothesis]:
+        surfaces = []
+        if self.request.decode.replace_unknown:
+            surfaces = self.tokenizers.src.surfaces(source.text)[: len(source.ids)]
+        for found in candidates:
+            spelled = {} if rules is None else rules.spelled(row, found.ids)
+            yield self._hypothesis(found, source.ids, surfaces, spelled)
+
+    def _sure_text(self, search: Search) -> tuple[Callable[[Sequence[int]], bytes], Callable[[bytes], str]]:
+        """How the watcher of a stream turns ids into bytes, and bytes into text."""
+        tokenizer, rules = self.tokenizers.tgt, search.rules
+        spelling = tokenizer.spelling
+
+        def sure_bytes(ids: Sequence[int]) -> bytes:
+            spelled = {} if rules is None else rules.spelled(0, ids)
+            parts = list[bytes]()
+            for position, token in enumerate(ids):
+                if token == UNK and self.request.decode.replace_unknown and position not in spelled:
+                    break  # what will stand there is known at the end
+                parts.append(spelled.get(position, spelling[token]))
+            return b"".join(parts)
+
+        return sure_bytes, lambda raw: one_line(tokenizer.finish(raw))
+
+    def _hypothesis(
+        self, found: Found, src_ids: Sequence[int], surfaces: list[str], spelled: Mapping[int, bytes]
+    ) -> Hypothesis:
+        tokenizers = self.tokenizers
+        unknown = {}
+        if surfaces and found.weights is not None:
+            targets = [position for position, token in enumerate(found.ids) if token == UNK]
+            unknown = {
+                position: surfaces[int(found.weights[position, : len(src_ids)].argmax())] for position in targets
+            }
+        text = tokenizers.tgt.decode(found.ids, unknown)
+        if spelled:
+            spelling = tokenizers.tgt.spelling
+            text = tokenizers.tgt.finish(b"".join(spelled.get(p, spelling[i]) for p, i in enumerate(found.ids)))
+        return Hypothesis(
+            text=one_line(text),
+            score=found.score,
+            log_prob=found.log_prob,
+            tokens=tuple(tokenizers.tgt.pieces(found.ids)),
+            src_tokens=tuple(tokenizers.src.pieces(src_ids)),
+            token_log_probs=tuple(found.token_log_probs),
+            attention=found.weights,
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def spelling_of(tokenizers: TokenizerPair) -> Spelling:
+    """Lay out the bytes of the target's vocabulary, once."""
+    return Spelling(tokenizers.tgt)
+
+
+@torch.inference_mode()
+def _next_piece(moments: Iterator[Moment], watcher: Watcher) -> str | None:
+    """Search one position further; None at the end."""
+    moment = next(moments, None)
+    return None if moment is None else watcher.see(moment)
+
+
+def _banks(rules: RuleBook | None) -> ChooseFromBanks | None:
+    """The way to choose where something must be written."""
+    required = None if rules is None else next((rule for rule in rules.rules if isinstance(rule, Required)), None)
+    return None if rules is None or required is None else ChooseFromBanks(rules, required)
+
+
+def _notice(source: Source, best: Found, limit: int, manners: Manners) -> str:
+    """Say what was cut, and where nothing obeys all that was asked for."""
+    if best.finished or (source.wish, manners) == (Wish(), Manners()):
+        return source.notice
+    wish = source.wish
+    asked = [f"prefix {wish.prefix!r}"] if wish.prefix else []
+    asked += [f"must {phrase!r}" for phrase, _ in wish.must] + [f"must_not {phrase!r}" for phrase in wish.must_not]
+    asked += [f"{name} = {value}" for name, value in vars(manners).items() if value]
+    lacking = f"line {source.number}: no output of {limit} tokens was found that obeys {', '.join(asked)}"
+    return "; ".join([*([source.notice] if source.notice else []), lacking + "; the beginning of one is given"])
+
+
+def one_line(text: str) -> str:
+    """Keep an output on its line: a model with byte pieces can write what ends a line, though it never read one."""
+    return text.replace("\r", " ").replace("\n", " ")
