@@ -27,7 +27,7 @@ WORDS = {
             "Bits per character",
         ),
         "copy": "*copy the source*",
-        "nearest": "*nearest training source*",
+        "nearest": "*the target of the nearest training source*",
         "none": "No results yet.",
         "about": "In brackets: 95 % bootstrap intervals. Made by `benchmarks/table.py` from `benchmarks/results/`; "
         "commit, machine and date of each figure stand there.",
@@ -37,13 +37,13 @@ WORDS = {
     },
     "README.ko.md": {
         "columns": ("과제", "모델", "학습 (분 × 스레드)", "BLEU", "chrF", "완전 일치 (%)", "문자당 비트"),
-        "copy": "*원문 그대로*",
-        "nearest": "*가장 가까운 학습 원문*",
+        "copy": "*원문 복사*",
+        "nearest": "*가장 비슷한 학습 문장의 번역*",
         "none": "아직 결과가 없습니다.",
-        "about": "대괄호 안은 95 % 부트스트랩 신뢰구간입니다. `benchmarks/results/`의 파일에서 "
-        "`benchmarks/table.py`가 만들며, 각 수치의 커밋, 기계, 날짜가 그 파일에 있습니다.",
-        "signatures": "서명",
-        "machines": "기계",
+        "about": "대괄호 안은 95% 부트스트랩 신뢰구간입니다. `benchmarks/results/`의 파일에서 "
+        "`benchmarks/table.py`가 만들며, 각 수치의 커밋, 환경, 날짜가 그 파일에 있습니다.",
+        "signatures": "sacreBLEU 시그니처",
+        "machines": "측정 환경",
         "cores": "코어",
     },
 }

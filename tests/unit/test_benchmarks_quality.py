@@ -117,7 +117,7 @@ def test_table_is_written_and_checked(benchmark, repository, capsys):
         ["| multi30k_en_de/test", "*copy the source*", ""],
     ]
     assert "37.2 [36.2, 38.2] | 57.2 [56.2, 58.2] | 5.0 [4.0, 6.0] | 1.50 [0.50, 2.50] |" in rows[2]
-    assert "원문 그대로" in (repository / "README.ko.md").read_text(encoding="utf-8")
+    assert "원문 복사" in (repository / "README.ko.md").read_text(encoding="utf-8")
 
 
 def test_check_sees_a_changed_figure(benchmark, repository):
