@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as room:
         moments = random_moments(arguments.kills, arguments.seed)
         done = kill_and_compare(arguments.recipe, arguments.overrides, Path(room), moments, arguments.seed)
