@@ -1,5 +1,6 @@
 """train, fit and load: exact resume, what a resume refuses, which weights are kept, and the classroom's three lines."""
 
+import errno
 import json
 import random
 import shutil
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import itda
-from itda import weights
+from itda import durable, weights
 from itda.config import (
     AttentionConfig,
     Config,
@@ -25,7 +26,7 @@ from itda.config import (
     TransformerConfig,
 )
 from itda.config.read import override
-from itda.errors import DamagedFileError, UserError
+from itda.errors import DamagedFileError, MachineError, UserError
 from itda.run import TIME_FIELDS, RunFolder, read_metrics
 from itda.training import checkpoint
 from itda.training.entry import complete
@@ -509,6 +510,35 @@ def test_fit_takes_tensors_that_carry_a_gradient():
 def test_fit_refuses_what_are_no_pairs(pairs, message):
     with pytest.raises(UserError, match=message):
         itda.fit(pairs, updates=1)
+
+
+def test_a_damaged_store_is_never_trained_on(whole, tmp_path, monkeypatch):
+    """Ids altered without a change of size: the notice says so, and the weights are those of the true data."""
+    monkeypatch.setenv("ITDA_CACHE", str(tmp_path / "cache"))
+    itda.train(recipe(updates=1), run=tmp_path / "first")
+    files = list((tmp_path / "cache" / "stores").glob("*/ids.bin"))
+    assert len(files) == 2, "of the training and the validation pairs"
+    for file in files:
+        data = bytearray(file.read_bytes())
+        data[::3] = bytes([5]) * len(data[::3])
+        file.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"its store in the cache was not whole and is built anew.*ids\.bin") as told:
+        itda.train(recipe(), run=tmp_path / "run")
+    assert len(told) == 2
+    same_folders(tmp_path / "run", whole("adam"))
+
+
+def test_a_full_disk_in_training_names_the_way_on(tmp_path, monkeypatch):
+    session = open_session(recipe(updates=1), tmp_path / "run")
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.Disk, "write", refuse)
+        with pytest.raises(MachineError, match=r"free some space and try again; this training goes on with --resume$"):
+            complete(session, lambda report: None)
+    itda.train(recipe(updates=1), run=tmp_path / "run", resume=True)
 
 
 def test_what_is_skipped_is_a_warning(tmp_path):

@@ -16,7 +16,7 @@ import torch
 from itda import config as recipes
 from itda import durable
 from itda.config import Config
-from itda.errors import UserError
+from itda.errors import MachineError, UserError
 from itda.seq2seq import Seq2Seq, find_device
 from itda.training.report import draw_curve
 from itda.training.session import Report, Session, cache_folder, open_session
@@ -72,6 +72,8 @@ def complete(session: Session, on_report: Callable[[Report], None]) -> Seq2Seq:
             session.finish()
             draw_curve(session.run)
         return session.seq2seq
+    except MachineError as error:
+        raise MachineError(f"{error}; this training goes on with --resume") from error
     finally:
         session.close()
 

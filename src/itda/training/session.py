@@ -296,14 +296,14 @@ def _text(
         tokenizers = train_tokenizers(config.tokenizer, pairs, config.train.seed)
         notices += tokenizers.notices
     store = build_store(files, tokenizers, data, cache_folder() / "stores")
-    notices += [f"{data.train}: {message}" for message in store.report.messages()]
+    notices += _notices_of(data.train, store)
     facts = {"train": _facts_of(data.train, store)}
     valid, valid_pairs = None, []
     if data.valid:
         valid = build_store(
             locate(data.valid, seed=data.seed), tokenizers, data, cache_folder() / "stores", training=False
         )
-        notices += [f"{data.valid}: {message}" for message in valid.report.messages()]
+        notices += _notices_of(data.valid, valid)
         facts["valid"] = _facts_of(data.valid, valid)
         wanted = min(len(valid), config.train.metric_sentences)
         valid_pairs = [(valid.src_text(n), valid.tgt_text(n)) for n in range(wanted)]
@@ -312,6 +312,11 @@ def _text(
     )
     facts["train"]["padding"] = plan.padding()
     return tokenizers, text_dataset(store, valid, plan), valid_pairs, {"data": facts}
+
+
+def _notices_of(name: str, store: Store) -> list[str]:
+    rebuilt = [f"its store in the cache was not whole and is built anew: {store.rebuilt}"] if store.rebuilt else []
+    return [f"{name}: {message}" for message in (*rebuilt, *store.report.messages())]
 
 
 def _facts_of(name: str, store: Store) -> dict[str, Any]:
