@@ -4,6 +4,7 @@ import errno
 import json
 import random
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 import itda
 from itda import durable, weights
+from itda.cli import main as frame
 from itda.config import (
     AttentionConfig,
     Config,
@@ -292,7 +294,7 @@ MISTAKES = {
     "data": "data.train=typo.tsv",
     "valid": "data.valid=typo.tsv",
     "vocabulary": "tokenizer.vocab_size=20",
-    "dim": "model.encoder.dim=99999999999999",
+    "dim": "model.encoder.dim=9999998",
     "seed": "train.seed=99999999999999999999999",
 }
 
@@ -307,6 +309,15 @@ def test_a_mistake_costs_no_run_and_leaves_none(mistake, whole, tmp_path):
             itda.train(recipe(), mistake, **words)
     assert contents(tmp_path / "run") == before
     assert not (tmp_path / "new").exists()
+
+
+def test_a_missing_tensorboard_costs_no_run(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    shutil.copytree(whole("adam"), tmp_path / "run")
+    before = contents(tmp_path / "run")
+    assert frame.run(["train", "fit", "--overwrite", "--tensorboard", "--run", str(tmp_path / "run")]) == 2
+    assert "--tensorboard needs the package" in capsys.readouterr().err
+    assert contents(tmp_path / "run") == before
 
 
 def test_an_overwritten_run_is_locked_while_its_successor_is_prepared(whole, tmp_path, monkeypatch):
