@@ -84,7 +84,7 @@ def measure_run(path: Path, options: argparse.Namespace) -> tuple[dict[str, Any]
     from itda.seq2seq import Seq2Seq
 
     run = RunFolder.open(path)
-    recipe = config.parse(config.read_text(run.config_path), str(run.config_path))
+    recipe = config.parse(run.read_config(), str(run.config_path))
     corpus = options.pairs or recipe.data.test
     beam = options.beam or recipe.decode.beam_size
     test = read(corpus, recipe.data.swap, options.limit)

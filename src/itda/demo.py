@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from itda.config import Config, parse
 from itda.data.synthetic import Example, make
+from itda.errors import ItdaError, UserError
 from itda.evaluate.alignment import AlignmentScore, Gold, alignment_error
 from itda.evaluate.bootstrap import Estimate, estimate
 from itda.evaluate.metrics import text_metrics
 from itda.explain.heatmap import heatmap
+from itda.run import FACTS, RunFolder
 from itda.seq2seq import EOS_NAME, Hypothesis, Seq2Seq
 
 RECIPE = "dates"
@@ -39,6 +42,24 @@ class DemoResult:
             "alignment_error_rate_uniform": self.alignment.uniform,
             "picture": self.picture,
         }
+
+
+def check_place(path: Path, config: Config) -> bool:
+    """Say whether an older run of the demo, of any seed and budget, lies there; refuse to replace any other run."""
+    if not (path / FACTS).exists():
+        return False
+    try:
+        old = parse(RunFolder.open(path).read_config())
+        free: dict[str, Any] = {name: getattr(config.train, name) for name in ("seed", "updates", "epochs", "minutes")}
+        ours = replace(old, train=replace(old.train, **free)) == config
+    except ItdaError:
+        ours = False  # without its recipe nobody knows whose it is
+    if not ours:
+        raise UserError(
+            f"{path} holds a run that is not the demo's; name another folder with --run, "
+            "or begin anew in its place with --overwrite"
+        )
+    return True
 
 
 def measure(model: Seq2Seq, folder: Path) -> DemoResult:

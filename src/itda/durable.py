@@ -82,7 +82,7 @@ def reporting(path: Path, undo: Callable[[], None] = lambda: None) -> Iterator[N
             remedy = "look after the disk"
         what = error.strerror or type(error).__name__
         raise MachineError(
-            f"cannot write {path}: {what}; what was saved before is safe; {remedy} and go on with --resume"
+            f"cannot write {path}: {what}; what was saved before is safe; {remedy} and try again"
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from itda.config import Config, parse
 from itda.errors import ItdaError
-from itda.run import FACTS, RunFolder
+from itda.run import CONFIG, FACTS, RunFolder
 
 SHOWN = ("status", "stopped", "update", "minutes", "parameters", "best", "final")
 NO_DIFFERENCE = ("name", "about", "format")
@@ -34,9 +34,9 @@ def summarize(path: Path) -> RunSummary:
     """Read one run folder; what is wrong with it becomes its `problem`."""
     try:
         run = RunFolder.open(path)
-        text = run.config_path.read_text(encoding="utf-8") if run.config_path.is_file() else ""
+        text = run.read_config() if run.has(CONFIG) else ""
         return RunSummary(path, run.facts, parse(text, str(run.config_path)) if text else None)
-    except (ItdaError, OSError, UnicodeDecodeError) as error:
+    except (ItdaError, OSError) as error:
         return RunSummary(path, {}, None, str(error))
 
 

@@ -46,11 +46,15 @@ length of metrics.jsonl, whose lines carry such numbers."""
 
 
 class RunFolder:
-    """A folder of one run: `open` to read it; `create` or `resume` to write it, which locks it until `close`."""
+    """A folder of one run: `open` to read it; `create` or `resume` to write it, which locks it until `close`.
+
+    `create` is `claim` and `begin`: whoever has much to prepare that may fail does it between the two.
+    """
 
     def __init__(self, path: Path, facts: dict[str, Any], held: lock.Lock | None) -> None:
-        """Take what `open`, `create` and `resume` found out."""
+        """Take what `open`, `claim` and `resume` found out."""
         self.path, self.facts, self._lock = path, facts, held
+        self._older: dict[str, Any] = {}  # the facts of the run that `begin` replaces
         self.config_path, self.tokenizer_path, self.weights_path = path / CONFIG, path / TOKENIZER, path / WEIGHTS
         self.metrics_path, self.checkpoints = path / METRICS, path / CHECKPOINTS
 
@@ -62,6 +66,16 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, overwrite: bool = False) -> RunFolder:
         """Begin a run in a new or empty folder, or in place of another run where `overwrite` says so."""
+        run = cls.claim(path, overwrite)
+        run.begin()
+        return run
+
+    @classmethod
+    def claim(cls, path: Path, overwrite: bool = False) -> RunFolder:
+        """Make sure that a run may `begin` here, and lock the one that it replaces; nothing of that is changed yet.
+
+        A run that a failure ended before its first update holds nothing to lose, and is replaced unasked.
+        """
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file; name a folder with --run")
         old = _read_facts(path) if (path / FACTS).exists() else None
@@ -69,15 +83,31 @@ class RunFolder:
             raise UserError(
                 f"{path} holds other files and no run; it is never overwritten: name another folder with --run"
             )
-        if old is not None and not overwrite:
+        if old is not None and not overwrite and not _is_unbegun(path, old):
             raise UserError(
                 f"{path} already holds a run (status {old.get('status')}, update {old.get('update', 0)}); "
                 "go on with --resume, begin anew with --overwrite, or name another folder with --run"
             )
-        durable.make_folder(path)
-        run = cls(path, old or {}, lock.Lock(path))
-        run._begin()
+        run = cls(path, {}, lock.Lock(path) if old is not None else None)
+        run._older = old or {}
         return run
+
+    def begin(self) -> None:
+        """Make a claimed folder a new run, in place of the older one; the folder is made where it is missing."""
+        if self._lock is None:
+            durable.make_folder(self.path)
+            self._lock = lock.Lock(self.path)
+            if (self.path / FACTS).exists():
+                raise UserError(
+                    f"another process has begun a run in {self.path} meanwhile; name another folder with --run"
+                )
+        self.facts = self._older
+        self._begin()
+
+    @property
+    def begun(self) -> bool:
+        """Whether this run is on the disk, and not merely claimed."""
+        return bool(self.facts)
 
     @classmethod
     def resume(cls, path: Path) -> RunFolder:
@@ -135,6 +165,16 @@ class RunFolder:
     def has(self, part: str) -> bool:
         """Say whether a part is there and finished."""
         return any(_part(name) == part for name in self.checksums)
+
+    def read_config(self) -> str:
+        """Read config.toml as it was written; raise DamagedFileError where it was altered since."""
+        if not self.has(CONFIG):
+            raise UserError(
+                f"{self.path} has no finished {CONFIG}: training has not begun (status {self.facts.get('status')}); "
+                "train it with --overwrite, or copy the whole run folder"
+            )
+        self.verify(CONFIG)
+        return durable.read(self.config_path).decode("utf-8")
 
     def write_config(self, text: str) -> None:
         """Write config.toml."""
@@ -264,6 +304,11 @@ def _is_blank(path: Path) -> bool:
     if not path.is_dir():
         return True
     return all(entry.name in (lock.NAME, durable.TEMPORARY + FACTS) for entry in path.iterdir())
+
+
+def _is_unbegun(path: Path, facts: dict[str, Any]) -> bool:
+    """Say whether training never got to work in a run: no update, no checkpoint, no weights."""
+    return facts.get("status") == "new" and not any((path / name).exists() for name in (METRICS, CHECKPOINTS, WEIGHTS))
 
 
 def _part(name: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from itda.batch import EOS, SPECIALS, Batch, Vectors, pad_vectors, token_batch
 from itda.build import build_model
-from itda.config import Config, parse, read_text
+from itda.config import Config, parse
 from itda.decode import ensemble
 from itda.decode.hypothesis import Hypothesis as Hypothesis
 from itda.decode.request import Request
@@ -73,7 +73,7 @@ class Seq2Seq:
         if not isinstance(path, (str, Path)):
             return join([cls.load(one, device) for one in path], average)
         run = RunFolder.open(Path(path))
-        config = parse(read_text(run.config_path), source=str(run.config_path))
+        config = parse(run.read_config(), source=str(run.config_path))
         tokenizers = None
         if config.data.kind == "text":
             run.verify("tokenizer")

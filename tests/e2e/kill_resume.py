@@ -252,14 +252,19 @@ def summary(done: Sequence[Kill]) -> str:
     return f"{len(done)} kills ({moments}); {sum(bool(k.temporary) for k in done)} of them left temporary files behind"
 
 
-def main() -> None:
-    """Run by hand."""
+def asked(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; overrides may stand after the options, as in the line above."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
+    return parser.parse_intermixed_args(words)
+
+
+def main() -> None:
+    """Run by hand."""
+    arguments = asked()
     with tempfile.TemporaryDirectory() as room:
         moments = random_moments(arguments.kills, arguments.seed)
         done = kill_and_compare(arguments.recipe, arguments.overrides, Path(room), moments, arguments.seed)

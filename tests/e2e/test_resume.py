@@ -13,7 +13,8 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from kill_resume import Trainer, check, compare, kill, kill_and_compare, random_moments, summary  # noqa: E402
+import kill_resume  # noqa: E402
+from kill_resume import Trainer, asked, check, compare, kill, kill_and_compare, random_moments, summary  # noqa: E402
 
 ROOT = HERE.parent.parent
 REVERSE = str(ROOT / "recipes" / "reverse.toml")
@@ -33,6 +34,13 @@ needs_train = pytest.mark.skipif(
     importlib.util.find_spec("itda.cli") is None or not Path(REVERSE).exists(), reason="no command line or recipe here"
 )
 pytestmark = needs_kill
+
+
+def test_the_line_that_is_run_by_hand_is_read() -> None:
+    """Overrides after the options too, as the driver's own description has them."""
+    line = next(line for line in str(kill_resume.__doc__).splitlines() if line.startswith("By hand: "))
+    read = asked(line.partition("kill_resume.py ")[2].split())
+    assert (read.recipe, read.overrides, read.kills) == ("recipes/reverse.toml", ["train.updates=200"], 20)
 
 
 def test_the_toy_survives_kills(tmp_path: Path):

@@ -59,6 +59,7 @@ def test_a_refusing_disk_is_a_machine_error_of_one_line(
         durable.write_whole(tmp_path / "file", b"new")
     assert str(tmp_path / "file") in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "--resume" not in str(caught.value), "explain and generate write files too, and have no such option"
     assert caught.value.exit_code == 1
     assert os.listdir(tmp_path) == ["file"], "the half that was written gives its space back"
     assert durable.read(tmp_path / "file") == b"old"

@@ -1,8 +1,10 @@
 """train, fit and load: exact resume, what a resume refuses, which weights are kept, and the classroom's three lines."""
 
+import errno
 import json
 import random
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 import torch
 
 import itda
-from itda import weights
+from itda import durable, weights
+from itda.cli import main as frame
 from itda.config import (
     AttentionConfig,
     Config,
@@ -25,8 +28,8 @@ from itda.config import (
     TransformerConfig,
 )
 from itda.config.read import override
-from itda.errors import UserError
-from itda.run import TIME_FIELDS, read_metrics
+from itda.errors import DamagedFileError, MachineError, UserError
+from itda.run import TIME_FIELDS, RunFolder, read_metrics
 from itda.training import checkpoint
 from itda.training.entry import complete
 from itda.training.loop import UpdateReport, ValidationReport
@@ -130,6 +133,16 @@ KINDS = {
     "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "teacher_forcing": PARALLEL},
     "tokens": {"batch": 40, "batch_unit": "tokens", "accumulate": 1, "updates": 12, "validate_every": 6},
     "transformer": {"model": TRANSFORMER, "updates": 10},
+    # Validation worsens before the cut: what is known of that decides the learning rate, and when training ends.
+    "worsening": {
+        "schedule": "plateau",
+        "plateau_patience": 3,
+        "patience": 11,
+        "learning_rate": 3.0,
+        "clip_norm": 0.0,
+        "warmup": 0,
+        "validate_every": 1,
+    },
 }
 
 
@@ -154,9 +167,14 @@ def test_trained_10_and_resumed_10_is_trained_20(kind, whole, tmp_path):
     half = recipe(**(KINDS[kind] | {"updates": full.train.updates // 2}))
     first, second = [], []
     itda.train(half, run=tmp_path / "run", on_report=first.append)
+    if kind == "worsening":
+        state = checkpoint.latest(tmp_path / "run" / "checkpoints").state
+        assert min(state["worse"], state["plateau_worse"]) > 0, "or this test says nothing"
+        assert state["plateau_scale"] < 1
     itda.train(full, run=tmp_path / "run", resume=True, on_report=second.append)
     steps = [report.step for report in reports_of(first + second, UpdateReport)]
-    assert steps == list(range(1, full.train.updates + 1))
+    assert steps == list(range(1, RunFolder.open(whole(kind)).facts["update"] + 1))
+    assert (len(steps) < full.train.updates) == (kind == "worsening")
     same_folders(tmp_path / "run", whole(kind), but=frozenset({"progress", "budget", "stopped"}))
 
 
@@ -237,6 +255,100 @@ def test_a_resume_refuses_other_data(whole, tmp_path, place):
             itda.train(recipe(updates=30), run=tmp_path / "run", resume=True)
     finally:
         (place / "train.tsv").write_bytes(original)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_resume_refuses_an_altered_recipe(cut, whole, tmp_path):
+    shutil.copytree(whole("adam"), tmp_path / "run")
+    file = tmp_path / "run" / "config.toml"
+    text = file.read_text()
+    file.write_text(text[: text.index("[decode]")] if cut else text.replace("beam_size = ", "beam_size = 1"))
+    for use in (itda.load, lambda run: itda.train(recipe(), run=run, resume=True)):
+        with pytest.raises(DamagedFileError, match=r"config\.toml was altered .* put the original back"):
+            use(tmp_path / "run")
+    file.unlink()
+    with pytest.raises(UserError, match=r"config\.toml is missing; copy the whole run folder"):
+        itda.load(tmp_path / "run")
+
+
+def test_a_run_without_a_recipe_says_how_far_it_came(tmp_path):
+    RunFolder.create(tmp_path / "run").close()
+    with pytest.raises(UserError, match=r"no finished config\.toml: training has not begun \(status new\)"):
+        itda.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_resume_without_its_checkpoints_never_begins_anew(ended, whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole("adam"), run)
+    shutil.rmtree(run / "checkpoints")
+    if not ended:
+        (run / "weights.safetensors").unlink()
+    before = contents(run)
+    with pytest.raises(UserError, match="stands at update 20, but its checkpoints are gone"):
+        itda.train(recipe(updates=30), run=run, resume=True)
+    assert contents(run) == before
+
+
+MISTAKES = {
+    "data": "data.train=typo.tsv",
+    "valid": "data.valid=typo.tsv",
+    "vocabulary": "tokenizer.vocab_size=20",
+    "dim": "model.encoder.dim=9999998",
+    "seed": "train.seed=99999999999999999999999",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_costs_no_run_and_leaves_none(mistake, whole, tmp_path):
+    """A setting that cannot work is found before the old run goes, and before there is a new one."""
+    shutil.copytree(whole("adam"), tmp_path / "run")
+    before = contents(tmp_path / "run")
+    for words in ({"overwrite": True, "run": tmp_path / "run"}, {"run": tmp_path / "new"}):
+        with pytest.raises((UserError, RuntimeError, ValueError)):
+            itda.train(recipe(), mistake, **words)
+    assert contents(tmp_path / "run") == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_missing_tensorboard_costs_no_run(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    shutil.copytree(whole("adam"), tmp_path / "run")
+    before = contents(tmp_path / "run")
+    assert frame.run(["train", "fit", "--overwrite", "--tensorboard", "--run", str(tmp_path / "run")]) == 2
+    assert "--tensorboard needs the package" in capsys.readouterr().err
+    assert contents(tmp_path / "run") == before
+
+
+def test_an_overwritten_run_is_locked_while_its_successor_is_prepared(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole("adam"), tmp_path / "run")
+    with RunFolder.resume(tmp_path / "run"):
+        monkeypatch.setattr("itda.training.session._prepare", lambda *_: pytest.fail("too late"))
+        with pytest.raises(UserError, match="another process is training"):
+            itda.train(recipe(), run=tmp_path / "run", overwrite=True)
+
+
+def test_nothing_of_an_overwritten_run_gets_into_its_successor(whole, tmp_path):
+    shutil.copytree(whole("adam"), tmp_path / "run")
+    other = recipe(updates=2, validate_every=2)
+    for run in ("run", "fresh"):
+        itda.train(other, run=tmp_path / run, overwrite=True)
+    same_folders(tmp_path / "run", tmp_path / "fresh")
+
+
+def test_a_run_that_never_got_to_work_bars_no_way(tmp_path):
+    RunFolder.create(tmp_path / "run").close()
+    itda.train(recipe(updates=1), run=tmp_path / "run")
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [1]
+
+
+def test_a_run_that_another_process_began_meanwhile_is_left_alone(tmp_path):
+    late = RunFolder.claim(tmp_path / "run")
+    with RunFolder.create(tmp_path / "run") as first:
+        first.update(status="done")
+    with pytest.raises(UserError, match="another process has begun a run"):
+        late.begin()
+    assert RunFolder.open(tmp_path / "run").facts["status"] == "done"
 
 
 def test_a_run_is_never_overwritten_unasked(whole, tmp_path):
@@ -372,6 +484,20 @@ def test_fit_validates_on_what_it_is_given():
     assert reports_of(nothing, ValidationReport)[-1].metrics == {}, "one pair is too few to hold any out"
 
 
+@pytest.mark.parametrize("pairs", [[("a", "b")], [(np.ones((3, 2)), np.ones((2, 4)))]], ids=["texts", "vectors"])
+def test_fit_names_its_data_by_the_whole_path_and_never_trains_on_an_altered_copy(pairs, tmp_path, monkeypatch):
+    """With a relative cache too, or a run would not be resumed from another folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ITDA_CACHE", "cache")
+    path = Path(itda.fit(pairs, updates=1, run="one").config.data.train)
+    assert path.is_absolute()
+    assert path.parent == tmp_path.resolve() / "cache" / "pairs"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    itda.fit(pairs, updates=1, run="two")
+    assert path.read_bytes() == whole
+
+
 def test_fit_takes_tensors_that_carry_a_gradient():
     pairs = [(torch.randn(3, 2, requires_grad=True), torch.randn(2, 4, requires_grad=True)) for _ in range(4)]
     assert itda.fit(pairs, updates=1).config.data.tgt_dim == 4
@@ -395,6 +521,35 @@ def test_fit_takes_tensors_that_carry_a_gradient():
 def test_fit_refuses_what_are_no_pairs(pairs, message):
     with pytest.raises(UserError, match=message):
         itda.fit(pairs, updates=1)
+
+
+def test_a_damaged_store_is_never_trained_on(whole, tmp_path, monkeypatch):
+    """Ids altered without a change of size: the notice says so, and the weights are those of the true data."""
+    monkeypatch.setenv("ITDA_CACHE", str(tmp_path / "cache"))
+    itda.train(recipe(updates=1), run=tmp_path / "first")
+    files = list((tmp_path / "cache" / "stores").glob("*/ids.bin"))
+    assert len(files) == 2, "of the training and the validation pairs"
+    for file in files:
+        data = bytearray(file.read_bytes())
+        data[::3] = bytes([5]) * len(data[::3])
+        file.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"its store in the cache was not whole and is built anew.*ids\.bin") as told:
+        itda.train(recipe(), run=tmp_path / "run")
+    assert len(told) == 2
+    same_folders(tmp_path / "run", whole("adam"))
+
+
+def test_a_full_disk_in_training_names_the_way_on(tmp_path, monkeypatch):
+    session = open_session(recipe(updates=1), tmp_path / "run")
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.Disk, "write", refuse)
+        with pytest.raises(MachineError, match=r"free some space and try again; this training goes on with --resume$"):
+            complete(session, lambda report: None)
+    itda.train(recipe(updates=1), run=tmp_path / "run", resume=True)
 
 
 def test_what_is_skipped_is_a_warning(tmp_path):

@@ -43,7 +43,7 @@ def test_a_damaged_run_is_shown_beside_the_others(tmp_path: Path, capsys) -> Non
     found = list_runs(tmp_path)
     assert [bool(run.problem) for run in found] == [False, True, True]
     assert "run.json" in found[1].problem
-    assert "did you mean 'train.batch'" in found[2].problem
+    assert "config.toml was altered" in found[2].problem
     assert differences(found) == {}
     assert frame.run(["runs", str(tmp_path)]) == 0
     assert "damaged" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """The store: what is read back is what was written; built once, or not at all."""
 
+import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from itda.config import DataConfig, TokenizerConfig
 from itda.data import store as module
 from itda.data.corpus import CorpusFiles, read_pairs
 from itda.data.store import Store, build_store
-from itda.data.store_files import id_dtype
+from itda.data.store_files import id_dtype, write_manifest
 from itda.errors import DamagedFileError, MachineError, UserError
 from itda.text.tokenizer import TokenizerPair, train_tokenizers
 
@@ -151,6 +153,49 @@ def test_a_half_built_or_damaged_store_is_never_used(corpus: CorpusFiles, tmp_pa
                 Store(store.folder)
             again = build_store(corpus, pair, DataConfig(), folder)
             assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == whole
+
+
+@pytest.mark.parametrize(
+    "name", ["text.bin", "text_ends.bin", "ids.bin", "ids_ends.bin", "lengths.bin", "lines.bin", "store.json"]
+)
+def test_one_bit_that_flipped_is_noticed(corpus: CorpusFiles, tmp_path: Path, name: str) -> None:
+    """Of the same size, so that only a checksum tells."""
+    pair, folder = tokenizers(corpus), tmp_path / "stores"
+    store = build_store(corpus, pair, DataConfig(), folder)
+    assert not store.rebuilt
+    file, names = store.folder / name, {path.name for path in store.folder.iterdir()}
+    assert name in names
+    assert len(names) == 7, "each file of a store is named here"
+    whole = file.read_bytes()
+    for place in (0, len(whole) // 2, len(whole) - 2):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        again = build_store(corpus, pair, DataConfig(), folder)
+        assert file.read_bytes() == whole
+        assert name in again.rebuilt
+        assert not build_store(corpus, pair, DataConfig(), folder).rebuilt, "it is said once"
+
+
+def test_a_store_of_before_there_were_checksums_is_built_anew(corpus: CorpusFiles, tmp_path: Path) -> None:
+    pair, folder = tokenizers(corpus), tmp_path / "stores"
+    store = build_store(corpus, pair, DataConfig(), folder)
+    file = store.folder / "store.json"
+    whole = file.read_bytes()
+    content = json.loads(whole)["content"]
+    del content["sha256"]
+    write_manifest(store.folder, content)
+    assert "has no checksums" in build_store(corpus, pair, DataConfig(), folder).rebuilt
+    assert file.read_bytes() == whole
+
+
+def test_a_damaged_store_that_cannot_be_removed_is_not_used(
+    corpus: CorpusFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, folder = tokenizers(corpus), tmp_path / "stores"
+    file = build_store(corpus, pair, DataConfig(), folder).folder / "ids.bin"
+    file.write_bytes(bytes(len(file.read_bytes())))
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(DamagedFileError, match=r"ids\.bin is not what itda wrote"):
+        build_store(corpus, pair, DataConfig(), folder)
 
 
 def test_what_a_killed_build_left_is_swept_away_but_not_a_running_one(corpus: CorpusFiles, tmp_path: Path) -> None:

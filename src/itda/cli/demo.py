@@ -21,6 +21,9 @@ def demo(
     run: Annotated[
         Path, typer.Option("--run", help="The run folder; an older run of the demo there is replaced.")
     ] = Path("runs/demo"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew in place of whatever run is there.")
+    ] = False,
     updates: Annotated[
         int | None, typer.Option("--updates", min=1, help="Fewer updates, for a quicker and poorer model.")
     ] = None,
@@ -34,7 +37,7 @@ def demo(
 
     from itda import config as recipes
     from itda.cli.train import follow
-    from itda.demo import RECIPE, measure
+    from itda.demo import RECIPE, check_place, measure
     from itda.seq2seq import Seq2Seq
     from itda.training.session import open_session
 
@@ -44,8 +47,9 @@ def demo(
     began = time.monotonic()
     overrides = [f"train.seed={seed}"] if seed is not None else []
     config = recipes.load(RECIPE, overrides, updates=updates)
+    replaces = overwrite or check_place(run, config)
     say(f"training an encoder-decoder with attention on {config.about.split(':')[1].strip()}")
-    session = open_session(config, run, overwrite=True, device=choose_device(device))
+    session = open_session(config, run, overwrite=replaces, device=choose_device(device))
     if not follow(session, []):
         say(f"stopped at update {session.standing.step}; begin again with: itda demo")
         raise typer.Exit(130)

@@ -60,8 +60,9 @@ def train(
     for notice in recipes.notices(config):
         say(notice)
     path = run if run is not None else Path("runs") / config.name
+    board = summary_writer() if tensorboard else None
     session = open_session(config, path, resume=resume, overwrite=overwrite, device=choose_device(device))
-    stopped = follow(session, [writer(path)] if tensorboard else [])
+    stopped = follow(session, [scalars(board(str(path / "tensorboard")))] if board else [])
     if not stopped:
         budget = {"--updates": updates, "--epochs": epochs, "--minutes": minutes, "--threads": threads}
         given = [str(word) for pair in budget.items() if pair[1] is not None for word in pair]
@@ -118,10 +119,9 @@ class Interruption:
         signal.signal(signal.SIGINT, self.before)
 
 
-def writer(path: Path) -> Any:
-    """Return a function that writes each report as TensorBoard scalars."""
+def summary_writer() -> Any:
+    """Return TensorBoard's class; UserError where it is not installed."""
     from itda.errors import UserError
-    from itda.training.loop import ValidationReport
 
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -129,7 +129,12 @@ def writer(path: Path) -> Any:
         raise UserError(
             "--tensorboard needs the package tensorboard; install it: pip install 'itda[tensorboard]'"
         ) from None
-    board = SummaryWriter(str(path / "tensorboard"))
+    return SummaryWriter
+
+
+def scalars(board: Any) -> Any:
+    """Return a function that writes each report as TensorBoard scalars."""
+    from itda.training.loop import ValidationReport
 
     def write(report: Report) -> None:
         if isinstance(report, ValidationReport):

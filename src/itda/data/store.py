@@ -31,6 +31,7 @@ from itda.data.store_files import (
     read_manifest,
     read_report,
     report_fields,
+    verify_files,
     write_manifest,
 )
 from itda.errors import DamagedFileError, MachineError, UserError
@@ -45,13 +46,15 @@ class Store:
     """The pairs of a corpus by number, from 0: ids, texts and lengths, as long as its folder lies there."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a finished store; a missing or altered file is a `DamagedFileError`."""
+        """Open a finished store; a file that is missing or has another size is a `DamagedFileError`."""
         self.folder = folder
         manifest = read_manifest(folder)
         self.fingerprint: str = manifest["key"]
         self.inputs: dict[str, str] = manifest["inputs"]
         self.licence: tuple[str, ...] = tuple(manifest["licence"])
         self.report = read_report(manifest["report"])
+        self.rebuilt = ""  # what was wrong with the store that lay here before
+        self._hashes: dict[str, str] = manifest["sha256"]
         self._size: int = manifest["pairs"]
         self._text = Mapped(folder / "text.bin", "|u1")
         self._text_ends = Mapped(folder / "text_ends.bin", "<i8")
@@ -59,6 +62,10 @@ class Store:
         self._ids_ends = Mapped(folder / "ids_ends.bin", "<i8")
         self._lengths = Mapped(folder / "lengths.bin", "<i4")
         self._lines = Mapped(folder / "lines.bin", "<i8")
+
+    def verify(self) -> None:
+        """Read all files once and compare their checksums; an altered file is a `DamagedFileError`."""
+        verify_files(self.folder, self._hashes)
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -117,18 +124,24 @@ def build_store(
     """Open the store of a corpus under `folder`, building it first unless one with the same hash lies there.
 
     For training, pairs over max_src_length or max_tgt_length are skipped and counted; otherwise all are kept.
-    Raises UserError for bad data and MachineError where the folder cannot be written; then nothing is left behind.
+    A store that lies there is read once and held against its checksums; where they differ it is built anew, and its
+    `rebuilt` says why. Raises UserError for bad data and MachineError where the folder cannot be written; then
+    nothing is left behind.
     """
     inputs = input_hashes(files)
     limits = (config.max_src_length, config.max_tgt_length) if training else None
     asked = [FORMAT, list(inputs.values()), files.kind, tokenizers.fingerprint(), config.swap, limits]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     final = folder / key[:20]
+    damage = ""
     if final.exists():
         try:
-            return Store(final)
-        except DamagedFileError:
-            shutil.rmtree(final, ignore_errors=True)  # damaged; it is only a cache of the corpus
+            store = Store(final)
+            store.verify()
+            return store
+        except DamagedFileError as error:
+            damage = str(error).partition(";")[0]
+            shutil.rmtree(final, ignore_errors=True)  # it is only a cache of the corpus
     building = folder / f"{_BUILDING}{key[:20]}-{uuid4().hex[:8]}"
     try:
         building.mkdir(parents=True)
@@ -143,7 +156,11 @@ def build_store(
         ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return Store(final)
+    store = Store(final)
+    if damage:
+        store.verify()  # had the damaged one been kept from going, it would lie here still
+        store.rebuilt = damage
+    return store
 
 
 def _rename(building: Path, final: Path) -> None:
@@ -188,10 +205,10 @@ def _write(
                 f"{files} has no pair within data.max_src_length = {config.max_src_length} and data.max_tgt_length = "
                 f"{config.max_tgt_length} tokens ({'; '.join(report.messages())}); raise these limits."
             )
-        sizes = writer.sizes()
+        written = writer.finish()
     if progress:
         progress(writer.pairs)
-    return {"pairs": writer.pairs, "dtype": dtype, "sizes": sizes, "report": report_fields(report)}
+    return {"pairs": writer.pairs, "dtype": dtype, "report": report_fields(report)} | written
 
 
 def _too_long(ids: tuple[list[int], list[int]], limits: tuple[int, int]) -> str:

@@ -25,6 +25,7 @@ from itda.errors import DamagedFileError
 FORMAT = 1
 MANIFEST = "store.json"
 FLUSH_PAIRS = 8192
+PIECE = 1 << 20  # bytes that are hashed at a time
 _DONT_NEED = getattr(mmap, "MADV_DONTNEED", None)  # absent on Windows
 
 
@@ -55,6 +56,7 @@ class Writer:
         self._stack = ExitStack()
         names = ("text.bin", "text_ends.bin", "ids.bin", "ids_ends.bin", "lengths.bin", "lines.bin")
         self._files = {name: self._stack.enter_context((folder / name).open("wb")) for name in names}
+        self._hashes = {name: hashlib.sha256() for name in names}
         self._text_end = self._ids_end = 0
         self._clear()
 
@@ -86,23 +88,28 @@ class Writer:
         """Write what is held."""
         text_ends = np.cumsum(np.array(self._text_lengths, dtype="<i8")) + self._text_end
         ids_ends = np.cumsum(np.array(self._ids_lengths, dtype="<i8")) + self._ids_end
-        self._files["text.bin"].write(b"".join(self._text))
-        self._files["text_ends.bin"].write(text_ends.tobytes())
-        self._files["ids.bin"].write(np.array(self._ids).astype(self._dtype).tobytes())
-        self._files["ids_ends.bin"].write(ids_ends.tobytes())
-        self._files["lengths.bin"].write(np.array(self._ids_lengths, dtype="<i4").tobytes())
-        self._files["lines.bin"].write(np.array(self._lines, dtype="<i8").tobytes())
+        self._write("text.bin", b"".join(self._text))
+        self._write("text_ends.bin", text_ends.tobytes())
+        self._write("ids.bin", np.array(self._ids).astype(self._dtype).tobytes())
+        self._write("ids_ends.bin", ids_ends.tobytes())
+        self._write("lengths.bin", np.array(self._ids_lengths, dtype="<i4").tobytes())
+        self._write("lines.bin", np.array(self._lines, dtype="<i8").tobytes())
         if self._lines:
             self._text_end, self._ids_end = int(text_ends[-1]), int(ids_ends[-1])
         self._clear()
 
-    def sizes(self) -> dict[str, int]:
-        """Write all, wait until the disk has it, and say how long each file is."""
+    def _write(self, name: str, data: bytes) -> None:
+        self._files[name].write(data)
+        self._hashes[name].update(data)
+
+    def finish(self) -> dict[str, Any]:
+        """Write all, wait until the disk has it, and say how long each file is and which SHA-256 it has."""
         self.flush()
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        return {name: file.tell() for name, file in self._files.items()}
+        sizes = {name: file.tell() for name, file in self._files.items()}
+        return {"sizes": sizes, "sha256": {name: digest.hexdigest() for name, digest in self._hashes.items()}}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -114,6 +121,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         intact = read["checksum"] == _checksum(json.dumps(content, sort_keys=True, ensure_ascii=False))
         if not intact or content["format"] != FORMAT:
             raise DamagedFileError(f"{path} was altered or has another format; remove {folder}, and it is built anew.")
+        if content.get("sha256", {}).keys() != content["sizes"].keys():
+            raise DamagedFileError(f"{path} has no checksums of its files; remove {folder}, and it is built anew.")
         for name, size in content["sizes"].items():
             found = (folder / name).stat().st_size
             if found != size:
@@ -129,6 +138,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} is not what itda wrote ({error!r}); remove {folder}, and it is built anew."
         ) from None
     return content
+
+
+def verify_files(folder: Path, hashes: dict[str, str]) -> None:
+    """Hold each file, read in pieces, against its SHA-256; the first that differs is a `DamagedFileError`."""
+    for name, stated in hashes.items():
+        digest = hashlib.sha256()
+        try:
+            with (folder / name).open("rb") as file:
+                while data := file.read(PIECE):
+                    digest.update(data)
+        except OSError as error:
+            raise DamagedFileError(
+                f"{folder / name} cannot be read ({error.strerror}); remove {folder}, and it is built anew."
+            ) from None
+        if digest.hexdigest() != stated:
+            raise DamagedFileError(
+                f"{folder / name} is not what itda wrote (its checksum has changed); "
+                f"remove {folder}, and it is built anew."
+            )
 
 
 def _checksum(body: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from itda import config as recipes
 from itda import durable
 from itda.config import Config
-from itda.errors import UserError
+from itda.errors import MachineError, UserError
 from itda.seq2seq import Seq2Seq, find_device
 from itda.training.report import draw_curve
 from itda.training.session import Report, Session, cache_folder, open_session
@@ -72,6 +72,8 @@ def complete(session: Session, on_report: Callable[[Report], None]) -> Seq2Seq:
             session.finish()
             draw_curve(session.run)
         return session.seq2seq
+    except MachineError as error:
+        raise MachineError(f"{error}; this training goes on with --resume") from error
     finally:
         session.close()
 
@@ -136,7 +138,8 @@ def _write_texts(pairs: Sequence[tuple[Any, Any]]) -> str:
         if half:
             raise UserError(f"pair {number} holds {half!r}, half of a character; decode its text as UTF-8 anew.")
         lines.append(f"{pair[0]}\t{pair[1]}\n")
-    return _store("".join(lines).encode(), "tsv")
+    data = "".join(lines).encode()
+    return _store(data, f"{hashlib.sha256(data).hexdigest()[:20]}.tsv")
 
 
 def _write_vectors(pairs: Sequence[tuple[Any, Any]]) -> str:
@@ -150,13 +153,9 @@ def _write_vectors(pairs: Sequence[tuple[Any, Any]]) -> str:
         padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(one) for one in series], batch_first=True)
         arrays |= {name: padded.numpy(), f"{name}_lengths": np.array([len(one) for one in series])}
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).hexdigest()
-    path = cache_folder() / "pairs" / f"{digest[:20]}.npz"
-    if not path.exists():
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy means its own allow_pickle
-        durable.make_folder(path.parent)
-        durable.write_whole(path, buffer.getvalue())
-    return str(path)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy means its own allow_pickle
+    return _store(buffer.getvalue(), f"{digest[:20]}.npz")
 
 
 def _array(side: Any, number: int) -> np.ndarray:
@@ -167,12 +166,13 @@ def _array(side: Any, number: int) -> np.ndarray:
         raise UserError(f"pair {number} is no two arrays of numbers (length, dim): {error}.") from None
 
 
-def _store(data: bytes, ending: str) -> str:
-    path = cache_folder() / "pairs" / f"{hashlib.sha256(data).hexdigest()[:20]}.{ending}"
-    if not path.exists():
+def _store(data: bytes, name: str) -> str:
+    """Keep a corpus in the cache; a file of this name that was altered since is replaced."""
+    path = cache_folder().resolve() / "pairs" / name
+    if not path.exists() or durable.read(path) != data:
         durable.make_folder(path.parent)
         durable.write_whole(path, data)
-    return str(path.resolve())
+    return str(path)
 
 
 def _free(folder: Path, name: str) -> Path:

@@ -21,7 +21,8 @@ from itda.data.plan import Plan, plan_for
 from itda.data.store import Store, build_store
 from itda.data.vectors import VectorPairs, load_vectors
 from itda.errors import UserError
-from itda.run import MetricsLog, RunFolder
+from itda.nn.encoder_decoder import EncoderDecoder
+from itda.run import FACTS, MetricsLog, RunFolder
 from itda.seq2seq import Seq2Seq
 from itda.text.tokenizer import TokenizerPair, load_tokenizers, train_tokenizers
 from itda.training import checkpoint
@@ -133,20 +134,44 @@ class Session:
 def open_session(
     config: Config, path: Path, *, resume: bool = False, overwrite: bool = False, device: torch.device | str = "cpu"
 ) -> Session:
-    """Prepare a session: data, tokenizers, stores, model, optimizer and what the last checkpoint holds."""
+    """Prepare a session: data, tokenizers, stores, model, optimizer and what the last checkpoint holds.
+
+    All that can fail is done before the run folder is touched: a mistake in a setting costs no older run, and leaves
+    no folder that bars the way of the corrected command.
+    """
     started = time.monotonic()
     device = torch.device(device)
-    run = RunFolder.resume(path) if resume else RunFolder.create(path, overwrite)
+    run = RunFolder.resume(path) if resume and (path / FACTS).exists() else RunFolder.claim(path, overwrite)
     try:
-        return _prepare(run, config, device, started)
+        parts = _prepare(run, config, device)
+        if not run.begun:
+            run.begin()
+        return _start(run, config, parts, device, started)
     except BaseException:
         run.close()
         raise
 
 
-def _prepare(run: RunFolder, config: Config, device: torch.device, started: float) -> Session:
+@dataclass
+class Parts:
+    """What a session is made of, before anything of it stands in the run folder."""
+
+    tokenizers: TokenizerPair | None
+    dataset: Dataset
+    valid_pairs: list[tuple[str, str]]
+    facts: dict[str, Any]
+    model: EncoderDecoder
+    optimizer: torch.optim.Optimizer
+    notices: list[str]
+    standing: Standing = field(default_factory=Standing)
+    metrics_bytes: int = 0
+    off_schedule: set[int] = field(default_factory=set)
+
+
+def _prepare(run: RunFolder, config: Config, device: torch.device) -> Parts:
+    """Read, check and build; a run that was only claimed is left as it is."""
     notices: list[str] = []
-    _write_config(run, config)
+    _check_config(run, config)
     if config.data.kind == "text":
         tokenizers, dataset, valid_pairs, facts = _text(run, config, notices)
         sizes = tokenizers.src.vocab_size, tokenizers.tgt.vocab_size
@@ -156,42 +181,60 @@ def _prepare(run: RunFolder, config: Config, device: torch.device, started: floa
     _same_data(run, facts)
     torch.manual_seed(config.train.seed)
     model = build_model(config, *sizes).to(device)
-    optimizer = make_optimizer(config, model)
-    standing, length, off_schedule = Standing(), 0, set[int]()
+    parts = Parts(tokenizers, dataset, valid_pairs, facts, model, make_optimizer(config, model), notices)
+    if run.begun:
+        _restore(run, config, parts)
+    return parts
+
+
+def _restore(run: RunFolder, config: Config, parts: Parts) -> None:
+    """Take up what the last checkpoint holds; a run that got further than its checkpoints is never begun anew."""
     saved = checkpoint.load_latest(run.checkpoints)
-    if saved is not None:
-        notices += saved.notices
-        saved.load_model(model)
-        saved.load_optimizer(optimizer)
-        state = dict(saved.state)
-        length, off_schedule = state.pop("metrics_bytes"), set(state.pop("off_schedule"))
-        old_budget = state.pop("budget")
-        standing = Standing(**state)
-        if old_budget != budget(config):  # of the checkpoint, not of config.toml: a kill may lie between the two
-            standing.stopped = ""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if saved is None:
+        if run.facts.get("update") or run.weights_path.exists():
+            raise UserError(
+                f"{run.path} stands at update {run.facts.get('update')}, but its checkpoints are gone: there is "
+                "nothing to go on from; copy the whole run folder again, or begin anew with --overwrite."
+            )
+        return
+    parts.notices += saved.notices
+    saved.load_model(parts.model)
+    saved.load_optimizer(parts.optimizer)
+    state = dict(saved.state)
+    parts.metrics_bytes, parts.off_schedule = state.pop("metrics_bytes"), set(state.pop("off_schedule"))
+    old_budget = state.pop("budget")
+    parts.standing = Standing(**state)
+    if old_budget != budget(config):  # of the checkpoint, not of config.toml: a kill may lie between the two
+        parts.standing.stopped = ""
+
+
+def _start(run: RunFolder, config: Config, parts: Parts, device: torch.device, started: float) -> Session:
+    """Write into the run folder what it lacks, and say in run.json that training goes on."""
+    if not run.has("config.toml") or _recipe_of(run) != config:
+        run.write_config(recipes.dumps(config))
+    if parts.tokenizers is not None and not run.has("tokenizer"):
+        with run.writing("tokenizer"):
+            parts.tokenizers.save(run.tokenizer_path)
     run.update(
         status="training",
         name=config.name,
-        parameters=parameters,
+        parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
         threads=torch.get_num_threads(),
         device=str(device),
-        **facts,
+        **parts.facts,
     )
-    seq2seq = Seq2Seq(config, model, tokenizers, run.path, device)
-    log = MetricsLog(run.metrics_path, length)
     return Session(
         run,
         config,
-        seq2seq,
-        dataset,
-        optimizer,
-        standing,
-        log,
-        valid_pairs,
+        Seq2Seq(config, parts.model, parts.tokenizers, run.path, device),
+        parts.dataset,
+        parts.optimizer,
+        parts.standing,
+        MetricsLog(run.metrics_path, parts.metrics_bytes),
+        parts.valid_pairs,
         started,
-        notices,
-        off_schedule=off_schedule,
+        parts.notices,
+        off_schedule=parts.off_schedule,
     )
 
 
@@ -210,12 +253,15 @@ def budget(config: Config) -> list[float]:
     return [getattr(config.train, name) for name in BUDGET]
 
 
-def _write_config(run: RunFolder, config: Config) -> None:
-    """Write config.toml, or hold the recipe against the one there: only its budget may have changed."""
+def _recipe_of(run: RunFolder) -> Config:
+    return recipes.parse(run.read_config(), source=str(run.config_path))
+
+
+def _check_config(run: RunFolder, config: Config) -> None:
+    """Hold the recipe against the one that a run was begun with: only its budget may have changed."""
     if not run.has("config.toml"):
-        run.write_config(recipes.dumps(config))
         return
-    old = recipes.parse(recipes.read_text(run.config_path), source=str(run.config_path))
+    old = _recipe_of(run)
     kept: dict[str, Any] = dict(zip(BUDGET, budget(old), strict=True))
     same_budget = replace(config, train=replace(config.train, **kept))
     if same_budget != old:
@@ -223,8 +269,6 @@ def _write_config(run: RunFolder, config: Config) -> None:
             f"{run.path} was begun with another recipe (now {_first_change(old, same_budget)}); "
             "only the budget may change with --resume: use the same recipe, or another --run folder."
         )
-    if config != old:
-        run.write_config(recipes.dumps(config))
 
 
 def _first_change(old: Config, new: Config) -> str:
@@ -251,17 +295,15 @@ def _text(
         pairs = lambda: ((pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap))  # noqa: E731
         tokenizers = train_tokenizers(config.tokenizer, pairs, config.train.seed)
         notices += tokenizers.notices
-        with run.writing("tokenizer"):
-            tokenizers.save(run.tokenizer_path)
     store = build_store(files, tokenizers, data, cache_folder() / "stores")
-    notices += [f"{data.train}: {message}" for message in store.report.messages()]
+    notices += _notices_of(data.train, store)
     facts = {"train": _facts_of(data.train, store)}
     valid, valid_pairs = None, []
     if data.valid:
         valid = build_store(
             locate(data.valid, seed=data.seed), tokenizers, data, cache_folder() / "stores", training=False
         )
-        notices += [f"{data.valid}: {message}" for message in valid.report.messages()]
+        notices += _notices_of(data.valid, valid)
         facts["valid"] = _facts_of(data.valid, valid)
         wanted = min(len(valid), config.train.metric_sentences)
         valid_pairs = [(valid.src_text(n), valid.tgt_text(n)) for n in range(wanted)]
@@ -270,6 +312,11 @@ def _text(
     )
     facts["train"]["padding"] = plan.padding()
     return tokenizers, text_dataset(store, valid, plan), valid_pairs, {"data": facts}
+
+
+def _notices_of(name: str, store: Store) -> list[str]:
+    rebuilt = [f"its store in the cache was not whole and is built anew: {store.rebuilt}"] if store.rebuilt else []
+    return [f"{name}: {message}" for message in (*rebuilt, *store.report.messages())]
 
 
 def _facts_of(name: str, store: Store) -> dict[str, Any]:
