@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from itda.batch import EOS, SPECIALS, Batch, Vectors, pad_vectors, token_batch
+from itda.batch import EOS, SPECIALS, UNK, Batch, Vectors, pad_vectors, token_batch
 from itda.build import build_model
 from itda.config import Config, parse
 from itda.decode import ensemble
@@ -31,6 +32,7 @@ CHUNK = 2048  # lines that a stream holds: sorted by length within, given back i
 CHARACTERS = 1 << 18  # and no more characters than these, one line aside
 POSITIONS = 1 << 14  # padded positions of a side that are scored together
 EOS_NAME = SPECIALS[EOS]
+DEVICES = ("cpu", "cuda", "mps")
 WISHES = ("sample", "prefix", "must", "must_not", "terminology", "placeholders")
 
 
@@ -71,6 +73,8 @@ class Seq2Seq:
         An ensemble chooses by the mean of its members' `average`: probabilities, or log-probabilities.
         """
         if not isinstance(path, (str, Path)):
+            if not isinstance(path, Iterable):
+                raise UserError(f"load takes the path of a run folder, or a list of them; got {path!r:.60}.")
             return join([cls.load(one, device) for one in path], average)
         run = RunFolder.open(Path(path))
         config = parse(run.read_config(), source=str(run.config_path))
@@ -98,6 +102,7 @@ class Seq2Seq:
         """
         if isinstance(texts, str):
             raise UserError("generate takes a list of texts, got one text; write generate([text]).")
+        check_iterable(texts, "generate", "texts")
         found = list(self.generate_lazily(texts, n_best=n_best, batch_size=batch_size, **asked))
         for hypothesis in found:
             if hypothesis.notice:
@@ -111,6 +116,7 @@ class Seq2Seq:
 
         `asked` is what `generate` takes too.
         """
+        check_iterable(texts, "generate_lazily", "texts")
         check_count(batch_size=batch_size, n_best=n_best, chunk=chunk)
         writer = self._writer(n_best, asked)
         lines, count = checked(texts), 0
@@ -145,9 +151,11 @@ class Seq2Seq:
         """Give log p(target | source) of each pair under teacher forcing, with eos; nothing is cut."""
         tokenizers = self._tokenizers()
         check_count(batch_size=batch_size)
+        check_iterable(pairs, "score", "pairs (source text, target text)")
         encoded = []
         for number, pair in enumerate(pairs, start=1):
-            if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(side, str) for side in pair):
+            whole = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+            if not whole or not all(isinstance(side, str) for side in pair):
                 raise UserError(f"pair {number} is {pair!r:.60}; it must be (source text, target text).")
             encoded.append((tokenizers.src.encode(pair[0]), tokenizers.tgt.encode(pair[1])))
         scores: list[PairScore | None] = [None] * len(encoded)
@@ -166,11 +174,36 @@ class Seq2Seq:
         rows = zip(nll.double().cpu(), correct.cpu(), lengths, strict=True)
         return [PairScore(float(n[:k].sum()), k, int(c[:k].sum()), tuple((-n[:k]).tolist())) for n, c, k in rows]
 
-    @torch.inference_mode()
     def attention(self, src: str, tgt: str) -> Hypothesis:
-        """The attention over `src` while `tgt` is forced, as a `Hypothesis` whose text is `tgt`."""
-        tokenizers = self._tokenizers()
+        """The attention over `src` while `tgt` is forced, as a `Hypothesis` whose text is `tgt`.
+
+        What is over the recipe's max_src_length or max_tgt_length is cut, with a warning.
+        """
+        found = self.forced(src, tgt)
+        if found.notice:
+            warnings.warn(found.notice, stacklevel=2)
+        return found
+
+    @torch.inference_mode()
+    def forced(self, src: str, tgt: str) -> Hypothesis:
+        """The same without a warning: `notice` says what was cut."""
+        tokenizers, data = self._tokenizers(), self.config.data
+        for name, text in (("source", src), ("target", tgt)):
+            if not isinstance(text, str):
+                raise UserError(f"the {name} is {text!r:.60}, of type {type(text).__name__}; it must be a str.")
         src_ids, tgt_ids = tokenizers.src.encode(src), tokenizers.tgt.encode(tgt)
+        cuts = []
+        if len(src_ids) > data.max_src_length:
+            cuts.append(
+                f"the source has {len(src_ids)} tokens and was cut to {data.max_src_length} (data.max_src_length)"
+            )
+            src_ids = src_ids[: data.max_src_length]
+        if len(tgt_ids) > data.max_tgt_length:
+            cuts.append(
+                f"the target has {len(tgt_ids)} tokens and was cut to {data.max_tgt_length} (data.max_tgt_length)"
+            )
+            tgt_ids = tgt_ids[: data.max_tgt_length]
+            tgt = tokenizers.tgt.decode(tgt_ids)
         batch = token_batch([src_ids], [tgt_ids]).to(self.device)
         decoded = self.model.eval()(batch, weights=True)
         score = self.score_batch(batch)[0]
@@ -184,7 +217,20 @@ class Seq2Seq:
             tuple(tokenizers.src.pieces(src_ids)),
             score.token_log_probs,
             decoded.weights[0].cpu().numpy() if decoded.weights is not None else None,
+            notice="; ".join(cuts),
         )
+
+    def token_names(self, src: str, tgt: str | None, found: Hypothesis) -> tuple[list[str], list[str]]:
+        """Name the tokens of source and output for a reader, an unknown one by the text that it stands for.
+
+        `tgt` is the target that was forced, or None: what a model writes as unknown has no other name.
+        """
+        tokenizers = self._tokenizers()
+        names = []
+        for tokenizer, text, tokens in ((tokenizers.src, src, found.src_tokens), (tokenizers.tgt, tgt, found.tokens)):
+            surfaces = tokens if text is None else tokenizer.surfaces(text)
+            names.append([real if token == SPECIALS[UNK] else token for token, real in zip(tokens, surfaces)])  # noqa: B905
+        return names[0], names[1]
 
     @torch.inference_mode()
     def predict(self, series: Iterable[Any], length: int) -> Float[Tensor, "batch length dim"]:
@@ -194,8 +240,8 @@ class Seq2Seq:
         """
         if self.config.data.kind != "vectors":
             raise UserError("predict is for data.kind = vectors; this model reads text: use generate.")
-        if length < 1:
-            raise UserError(f"length is {length}; it must be 1 or more.")
+        check_count(length=length)
+        check_iterable(series, "predict", "sources")
         src = self._vectors(series)
         model = self.model.eval()
         memory = model.encode(src.to(self.device))
@@ -260,8 +306,10 @@ def find_device(name: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in DEVICES:
+            raise NotImplementedError(f"nothing is computed on {device.type}")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         allowed = "auto, cpu" + (", cuda" if torch.cuda.is_available() else "")
         raise UserError(f"device is {name}, which PyTorch cannot use here; it may be {allowed}") from error
     return device
@@ -275,10 +323,16 @@ def checked(texts: Iterable[str]) -> Iterator[tuple[int, str]]:
         yield number, text
 
 
-def check_count(**counts: int) -> None:
-    """Refuse what is not a whole number of 1 or more."""
+def check_iterable(given: Any, verb: str, what: str) -> None:
+    """Refuse what cannot be gone through."""
+    if not isinstance(given, Iterable):
+        raise UserError(f"{verb} takes a list of {what}, got {given!r:.60}.")
+
+
+def check_count(**counts: Any) -> None:
+    """Refuse what is not a whole number of 1 or more; numpy's are whole numbers too."""
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise UserError(f"{name} is {value!r}; it must be a whole number, 1 or more.")
 
 

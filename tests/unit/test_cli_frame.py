@@ -53,6 +53,10 @@ def failing(monkeypatch: pytest.MonkeyPatch):
             1,
             "itda: [Errno 28] No space left (the machine refused; --debug shows",
         ),
+        (MemoryError(), 1, "itda: not enough memory; "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), 1, "itda: not enough memory; "),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), 1, "itda: not enough memory; "),
+        (RuntimeError("not what it was"), 1, "itda: internal error, RuntimeError: not what it was; "),
         (ValueError("x\ny"), 1, "itda: internal error, ValueError: x y; run again with --debug"),
     ],
 )

@@ -22,6 +22,7 @@ from itda.config import (
     problems,
     recipe_names,
     recipe_path,
+    unread,
     validate,
     with_budget,
 )
@@ -29,6 +30,7 @@ from itda.config.keys import Setting, all_keys
 from itda.config.read import MIGRATIONS, put
 from itda.errors import UserError
 
+SECTIONS = ("data", "tokenizer", "train", "decode")
 SETTINGS = [one for one in all_keys().values() if isinstance(one, Setting)]
 FINE = 'name = "fine"\ndata.train = "pairs.tsv"\ntrain.updates = 10\n'
 
@@ -98,14 +100,14 @@ def test_every_default_is_allowed_and_explained() -> None:
         ("dim = 1", "'model.encoder.dim' or 'model.decoder.dim' or 'model.attention.dim'"),
         ("[trian]\nbatch = 1", "unknown key 'trian'; did you mean 'train'?"),
         ("qqqqqqqq = 1", "unknown key 'qqqqqqqq'; `itda config explain` lists all keys"),
-        ("train.batch = 0", "train.batch is 0; it must be a whole number, 1 or more"),
+        ("train.batch = 0", "train.batch is 0; it must be a whole number from 1 to 10000000"),
         ("train.batch = true", "train.batch is true; it must be a whole number"),
         ("train.batch = 1.0", "train.batch is 1.0; it must be a whole number"),
         ('train.batch = "32"', 'train.batch is "32"; it must be a whole number'),
         ("data.swap = 1", "data.swap is 1; it must be true or false"),
         ("data.train = false", "data.train is false; it must be text"),
         ('data.train = "a\\nb"', "data.train is"),
-        ("train.learning_rate = nan", "train.learning_rate is nan; it must be a number, 0 or more"),
+        ("train.learning_rate = nan", "train.learning_rate is nan; it must be a number from 0 to 1000"),
         ("train.minutes = inf", "train.minutes is inf"),
         (f"train.minutes = 1{'0' * 400}", "train.minutes is inf"),
         ("train.minutes = 2020-01-01", "train.minutes is 2020-01-01"),
@@ -222,6 +224,75 @@ def test_what_a_kind_of_model_does_not_read_is_named(text: str, expected: list[s
     found = [notice for notice in notices(config) if "no data.valid" not in notice]
     assert len(found) == len(expected)
     assert all(words in notice for words, notice in zip(expected, found, strict=True))
+
+
+def test_every_setting_without_a_reader_is_named_and_a_read_one_is_not() -> None:
+    silent = {
+        "attention.dim=999": "attention.kind=dot",
+        "attention.num_heads=2": "attention.kind=general",
+        "transformer.max_length=9": "encoder.kind=transformer",
+        "train.plateau_patience=9": "",
+        "train.plateau_factor=0.9": "",
+        "train.final_scale=0.1": "train.schedule=constant",
+        "train.metric_sentences=9": "train.metric=loss",
+        "tokenizer.min_count=2": "tokenizer.kind=sentencepiece",
+        "tokenizer.model=unigram": "tokenizer.kind=words",
+        "tokenizer.character_coverage=0.95": "",
+        "train.teacher_forcing.decay_updates=7": "train.teacher_forcing.ratio=0.5",
+        "train.teacher_forcing.final_ratio=0.1": "",
+        "train.teacher_forcing.granularity=sequence": "",
+        "train.teacher_forcing.form=parallel": "",
+        "data.src_dim=3": "",
+        "decode.diversity=2": "",
+    }
+    read = {
+        "attention.dim=64": "attention.kind=concat",
+        "train.plateau_patience=9": "train.schedule=plateau",
+        "tokenizer.min_count=2": "",
+        "tokenizer.character_coverage=0.95": "tokenizer.kind=sentencepiece",
+        "train.teacher_forcing.decay_updates=7": "train.teacher_forcing.schedule=linear",
+        "train.teacher_forcing.granularity=sequence": "train.teacher_forcing.ratio=0.5",
+        "train.teacher_forcing.form=parallel": "train.teacher_forcing.schedule=linear",
+        "decode.diversity=2": "decode.diverse_groups=5",
+    }
+    for table, count in ((silent, 1), (read, 0)):
+        for assignment, setup in table.items():
+            words = [one if one.split(".")[0] in SECTIONS else f"model.{one}" for one in (setup, assignment) if one]
+            key = words[-1].partition("=")[0]
+            config = load("reverse", words)
+            assert sum(notice.startswith(f"{key} has no effect: ") for notice in notices(config)) == count, words
+
+
+def test_the_table_of_readers_names_settings() -> None:
+    for line in unread.TABLE:
+        for key in (*line.keys, line.where):
+            assert isinstance(all_keys()[key], Setting)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "train.seed=99999999999999999999999",
+        "train.batch=99999999999999999999999999",
+        "model.encoder.dim=100000000",
+        "decode.max_length_ratio=1e300",
+        f"decode.max_length_extra={10**30}",
+    ],
+)
+def test_a_number_that_can_only_be_a_slip_is_refused(assignment: str) -> None:
+    with pytest.raises(UserError, match=r"it must be a (whole )?number from \d+ to \d+ "):
+        override(Config(), assignment)
+
+
+def test_every_number_is_bounded() -> None:
+    for one in SETTINGS:
+        assert one.type not in (int, float) or one.key == "format" or None not in (one.low, one.high), one.key
+
+
+def test_a_generated_corpus_that_is_measured_on_names_its_split() -> None:
+    for split in ("valid", "test"):
+        assert f"write make:reverse/{split}" in refusal(f'{FINE}data.{split} = "make:reverse"')
+        validate(parse(f'{FINE}data.{split} = "make:reverse/{split}"'))
 
 
 @pytest.mark.parametrize(

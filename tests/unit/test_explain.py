@@ -323,3 +323,7 @@ def test_what_no_curve_can_be_drawn_of_is_said(tmp_path: Path, draw: object, wor
     with pytest.raises(UserError) as caught:
         draw(tmp_path / "a.png")  # type: ignore[operator]
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_long_label_is_shortened_in_a_picture_too() -> None:
+    assert fonts.labels(["a" * 16, "a" * 17, "한" * 40]) == ["a" * 16, "a" * 15 + "…", "한" * 15 + "…"]

@@ -7,7 +7,7 @@ import pytest
 
 import itda
 from itda.errors import ItdaError
-from itda.seq2seq import one_line
+from itda.decode.writer import one_line
 from itda.text.vocabulary import ListTokenizer
 from itda.training.checkpoint import Keep
 

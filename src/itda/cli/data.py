@@ -37,7 +37,9 @@ def make(
 
 @app.command()
 def look(
-    pairs: Annotated[str, typer.Argument(help="FILE.tsv[.gz], SRC,TGT, NAME/SPLIT under ITDA_DATA, make:NAME, or -")],
+    pairs: Annotated[
+        str, typer.Argument(help="FILE.tsv[.gz], SRC,TGT, NAME/SPLIT under ITDA_DATA, make:NAME/SPLIT, or -")
+    ],
     swap: Annotated[bool, typer.Option("--swap", help="Read the second column as source.")] = False,
     json: Json = False,
 ) -> None:

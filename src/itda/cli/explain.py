@@ -37,13 +37,16 @@ def explain(
     if not text.strip():
         raise UserError("the text is blank; give at least one word.")
     model = Seq2Seq.load(run, choose_device(device))
-    found = model.generate([text], beam_size=beam)[0] if target is None else model.attention(text, target)
+    found = next(model.generate_lazily([text], beam_size=beam)) if target is None else model.forced(text, target)
+    if found.notice:
+        say(found.notice)
     if found.attention is None:
         raise UserError(
             f"{run} has no attention (model.decoder.kind = {model.config.model.decoder.kind}): nothing to draw; "
             "explain a run whose decoder has one."
         )
-    src_tokens, tgt_tokens = [*found.src_tokens, EOS_NAME], [*found.tokens, EOS_NAME]
+    names = model.token_names(text, target, found)
+    src_tokens, tgt_tokens = ([*side, EOS_NAME] for side in names)
     if terminal:
         say(found.text)
         print_alignment(console(), found.attention, src_tokens, tgt_tokens)

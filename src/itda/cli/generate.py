@@ -40,7 +40,13 @@ def generate(
         typer.Option("--beam", min=1, help="Beam size; 1: greedy. Default: the recipe's.", rich_help_panel=SEARCH),
     ] = None,
     n_best: Annotated[
-        int, typer.Option("--n-best", min=1, help="Outputs for each line, best first.", rich_help_panel=SEARCH)
+        int,
+        typer.Option(
+            "--n-best",
+            min=1,
+            help="Outputs for each line, best first, up to 1000; a narrower beam is widened to it.",
+            rich_help_panel=SEARCH,
+        ),
     ] = 1,
     length_penalty: Annotated[
         float | None,
@@ -164,7 +170,9 @@ def generate(
     if stream:
         print_streams(model, lines(file), asked)
         return
-    held = 1 if file == "-" and sys.stdin.isatty() else CHUNK  # a person is answered line by line
+    held = (
+        1 if file == "-" and sys.stdin is not None and sys.stdin.isatty() else CHUNK
+    )  # a person is answered line by line
     found = model.generate_lazily(lines(file), n_best=n_best, batch_size=batch, chunk=held, **asked)
     for number, hypothesis in enumerate(found, start=1):
         print_found(number, hypothesis, n_best, json)

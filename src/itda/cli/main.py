@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from itda.errors import ItdaError
+from itda.errors import ItdaError, UserError
 
 # Each verb is a file of its own with an `app`, imported when it is asked for.
 VERBS = {
@@ -90,6 +90,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return the exit code: 0 done, 1 a failure of ours or the machine, 2 the user's input."""
     words, debug = take_debug(arguments)
     try:
+        if sys.stdout is None:  # `>&-`: what a verb answers would be lost, or land in a file that it opens
+            raise UserError("standard output is closed; send it somewhere, such as > answers.txt or > /dev/null")
         code = app(words, prog_name="itda", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -120,11 +122,17 @@ def verdict(error: BaseException) -> tuple[str, int]:
         return "interrupted", 130
     if isinstance(error, OSError):
         return f"{one_line(str(error))} (the machine refused; --debug shows where)", 1
-    if isinstance(error, MemoryError):
-        return "the machine's memory is full; use smaller batches or a smaller model", 1
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(str(error))):
+        return "not enough memory; use smaller batches, a smaller model or a narrower beam", 1
     # the last line of defence: a bug of ours is one line for its user too
     said = one_line(f"{type(error).__name__}: {error}")
     return f"internal error, {said}; run again with --debug for the traceback, and please report it", 1
+
+
+def out_of_memory(said: str) -> bool:
+    """Recognise how PyTorch says that it got no memory, on the CPU and on a GPU."""
+    signs = ("not enough memory", "can't allocate memory", "out of memory", "Storage size calculation overflowed")
+    return any(sign in said for sign in signs)
 
 
 def take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
@@ -151,11 +159,15 @@ def restart_in_utf8() -> None:
     In such a process no path with Hangul in it, from a recipe or a run folder, could be opened.
     """
     if os.name == "posix" and codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
+        if os.environ.get("PYTHONUTF8") == "1":
+            return  # already restarted, and `-X utf8=0` stands above it
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
 
 
 def make_streams_safe() -> None:
     """Let any text be printed anywhere: data leaves as UTF-8, and a console shows escapes for what it cannot write."""
+    if sys.stderr is None:  # `2>&-`: print would take standard output for it
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # open to the end of the process
     if isinstance(sys.stdout, io.TextIOWrapper):
         if sys.stdout.isatty():
             sys.stdout.reconfigure(errors="backslashreplace")

@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     import torch
 
+MOST_THREADS = 1024
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: what PyTorch chooses.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps; auto: cuda where there is one.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed; default: the recipe's.")]
@@ -20,6 +21,10 @@ def apply_threads(threads: int | None) -> None:
     if threads is not None:
         import torch
 
+        from itda.errors import UserError
+
+        if threads > MOST_THREADS:
+            raise UserError(f"--threads is {threads}; it must be from 1 to {MOST_THREADS}")
         torch.set_num_threads(threads)
 
 

@@ -28,7 +28,11 @@ def score(
         bool, typer.Option("--json", help="Print JSON Lines: line, log_prob, tokens, token_log_probs.")
     ] = False,
 ) -> None:
-    """Print log p(target | source) of each pair under teacher forcing: a number a line, or JSON Lines."""
+    """Print log p(target | source) of each pair under teacher forcing: a number a line, or JSON Lines.
+
+    An input line that is skipped (blank, no tab) gives an empty line, so that line n answers line n; JSON Lines say
+    which line they answer.
+    """
     from itda.data.catalog import locate
     from itda.data.corpus import ReadReport, read_pairs
     from itda.seq2seq import Seq2Seq
@@ -37,6 +41,7 @@ def score(
     model = Seq2Seq.load(run, choose_device(device))
     report = ReadReport()
     stream = read_pairs(locate(pairs), swap=model.config.data.swap, report=report)
+    printed = 0
     while chunk := list(itertools.islice(stream, CHUNK)):
         for pair, one in zip(chunk, model.score((pair.src, pair.tgt) for pair in chunk), strict=True):
             if json:
@@ -49,6 +54,9 @@ def score(
                     }
                 )
             else:
-                print(f"{one.log_prob:.4f}")
+                print("\n" * (pair.number - printed - 1) + f"{one.log_prob:.4f}")
+                printed = pair.number
+    if not json:
+        print("\n" * (report.lines - printed), end="")
     for message in report.messages():
         say(f"{pairs}: {message}")

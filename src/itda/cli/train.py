@@ -81,10 +81,10 @@ def train(
 
 def follow(session: Session, watchers: list[Any]) -> bool:
     """Show a session to its end; False where Ctrl-C ended it early (after saving)."""
-    from itda.training.entry import complete
+    from itda.training.entry import complete, notices_of
     from itda.training.report import Display
 
-    for notice in session.notices:
+    for notice in notices_of(session):
         say(notice)
     interruption = Interruption()
     session.interrupted = lambda: interruption.wanted

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from itda.config.fields import (
-    AttentionConfig,
-    Config,
-    DecoderConfig,
-    EncoderConfig,
-    TokenizerConfig,
-    TransformerConfig,
-)
+from itda.config.fields import Config, TokenizerConfig
+from itda.config.unread import RECURRENT_DECODERS, WITH_HEADS, unread
 from itda.errors import UserError
-
-RECURRENT_DECODERS = ("plain", "bahdanau", "luong")
-WITH_HEADS = ("transformer", "ssru")
 
 
 def validate(config: Config, source: str = "recipe") -> Config:
@@ -41,6 +32,11 @@ def data_problems(config: Config) -> Iterator[str]:
         yield f'name is "{name}"; it must be a plain folder name; the place of a run is chosen with --run DIR'
     if not config.data.train:
         yield "data.train is empty; name the training pairs, such as pairs.tsv or make:reverse"
+    if config.data.kind == "text":
+        for split in ("valid", "test"):
+            corpus = getattr(config.data, split)
+            if corpus.startswith("make:") and not corpus.partition("/")[2]:
+                yield f"data.{split} is {corpus}, which names no split; write {corpus.rstrip('/')}/{split}"
     if config.data.valid:
         return
     if config.train.metric != "loss" or config.train.patience or config.train.schedule == "plateau":
@@ -186,35 +182,8 @@ def decode_problems(config: Config) -> Iterator[str]:
 def notices(config: Config) -> Iterator[str]:
     """Yield each setting that was changed and that nothing reads in this recipe."""
     train = config.train
-    yield from model_notices(config)
+    yield from unread(config)
     if not config.data.valid and train.patience == 0:
         yield "no data.valid: nothing is measured while training, and the last weights are kept"
     if train.updates and train.warmup > train.updates:
         yield f"train.warmup is {train.warmup}, longer than the whole budget of {train.updates} updates"
-    if train.schedule != "cosine" and train.final_scale:
-        yield f'train.final_scale has no effect: train.schedule = "{train.schedule}"'
-
-
-def model_notices(config: Config) -> Iterator[str]:
-    """Yield the settings of parts that this model does not have."""
-    model = config.model
-    encoder, decoder = model.encoder, model.decoder
-    if decoder.kind not in ("bahdanau", "luong") and model.attention != AttentionConfig():
-        why = "has no attention" if decoder.kind == "plain" else "has its own attention"
-        yield f'model.attention has no effect: model.decoder.kind = "{decoder.kind}" {why}'
-    if model.attention.kind != "multihead" and model.attention.num_heads != AttentionConfig().num_heads:
-        yield f'model.attention.num_heads has no effect: model.attention.kind = "{model.attention.kind}"'
-    unread: list[tuple[str, EncoderConfig | DecoderConfig, EncoderConfig | DecoderConfig, str]] = []
-    if encoder.kind != "convolution":
-        unread += [("encoder", encoder, EncoderConfig(), "kernel_width")]
-    if encoder.kind != "recurrent":
-        unread += [("encoder", encoder, EncoderConfig(), key) for key in ("cell", "bidirectional")]
-    if decoder.kind not in RECURRENT_DECODERS:
-        unread += [("decoder", decoder, DecoderConfig(), key) for key in ("cell", "bridge")]
-    if decoder.kind != "luong":
-        unread += [("decoder", decoder, DecoderConfig(), "input_feeding")]
-    for side, part, default, key in unread:
-        if getattr(part, key) != getattr(default, key):
-            yield f'model.{side}.{key} has no effect: model.{side}.kind = "{part.kind}"'
-    if encoder.kind not in WITH_HEADS and decoder.kind not in WITH_HEADS and model.transformer != TransformerConfig():
-        yield "model.transformer has no effect: neither encoder nor decoder is a Transformer"

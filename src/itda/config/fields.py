@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FORMAT = 1
+# Bounds beyond which a value can only be a slip: what lies behind them would end in an overflow deep inside PyTorch.
+MOST = 1_000_000_000
+MOST_SEED = 2**32 - 1
+MOST_DIM = 1_000_000
 
 
 def setting(
@@ -27,19 +31,21 @@ class DataConfig:
         "", "training pairs: FILE.tsv[.gz], SRC,TGT (two files), NAME/SPLIT under ITDA_DATA, or make:GENERATOR"
     )
     valid: str = setting("", "validation pairs, named in the same way; empty: none")
-    test: str = setting("", "test pairs, named in the same way; only reported on, never trained on")
+    test: str = setting("", "test pairs, named in the same way: what `itda evaluate RUN` measures on; never trained on")
     swap: bool = setting(False, "read the second column as source and the first as target")
     max_src_length: int = setting(
-        200, "longest source in tokens; a longer pair is skipped in training and counted", low=1
+        200, "longest source in tokens; a longer pair is skipped in training and counted", low=1, high=100_000
     )
     max_tgt_length: int = setting(
-        200, "longest target in tokens; a longer pair is skipped in training and counted", low=1
+        200, "longest target in tokens; a longer pair is skipped in training and counted", low=1, high=100_000
     )
-    seed: int = setting(1, "seed of a generated corpus (make:...)", low=0)
-    pairs: int = setting(0, "number of pairs of a generated corpus; 0: the generator's own default", low=0)
-    length: int = setting(5, "positions of each generated real-valued sequence (make:normal)", low=1)
-    src_dim: int = setting(10, "numbers at each source position, for kind = vectors", low=1)
-    tgt_dim: int = setting(10, "numbers at each target position, for kind = vectors", low=1)
+    seed: int = setting(1, "seed of a generated corpus (make:...)", low=0, high=MOST_SEED)
+    pairs: int = setting(
+        0, "number of pairs of a generated corpus; 0: the generator's own default", low=0, high=100_000_000
+    )
+    length: int = setting(5, "positions of each generated real-valued sequence (make:normal)", low=1, high=100_000)
+    src_dim: int = setting(10, "numbers at each source position, for kind = vectors", low=1, high=MOST_DIM)
+    tgt_dim: int = setting(10, "numbers at each target position, for kind = vectors", low=1, high=MOST_DIM)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class TokenizerConfig:
     kind: str = setting("sentencepiece", "unit family", choices=("sentencepiece", "characters", "words"))
     model: str = setting("bpe", "sentencepiece model", choices=("bpe", "unigram"))
     vocab_size: int = setting(
-        8000, "entries of each vocabulary; lowered with a notice where the text is too small", low=8
+        8000, "entries of each vocabulary; lowered with a notice where the text is too small", low=8, high=10_000_000
     )
     joint: bool = setting(True, "one vocabulary for both sides (needed for tie = all)")
     normalization: str = setting(
@@ -61,7 +67,7 @@ class TokenizerConfig:
     sampling: float = setting(
         0.0, "subword sampling in training: BPE dropout rate, or unigram alpha; 0: off", low=0.0, high=1.0
     )
-    min_count: int = setting(1, "rarer words or characters become <unk>", low=1)
+    min_count: int = setting(1, "rarer words or characters become <unk>", low=1, high=MOST)
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,12 @@ class EncoderConfig:
 
     kind: str = setting("recurrent", "encoder family", choices=("recurrent", "transformer", "convolution"))
     cell: str = setting("lstm", "recurrent cell", choices=("lstm", "gru"))
-    dim: int = setting(256, "size of a state h_i (both directions together)", low=1)
-    num_layers: int = setting(1, "layers", low=1)
+    dim: int = setting(256, "size of a state h_i (both directions together)", low=1, high=MOST_DIM)
+    num_layers: int = setting(1, "layers", low=1, high=1000)
     bidirectional: bool = setting(True, "recurrent: read in both directions")
-    kernel_width: int = setting(3, "convolution: positions that a layer sees around each, an odd number", low=1)
+    kernel_width: int = setting(
+        3, "convolution: positions that a layer sees around each, an odd number", low=1, high=1001
+    )
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,8 @@ class DecoderConfig:
         choices=("plain", "bahdanau", "luong", "transformer", "ssru"),
     )
     cell: str = setting("lstm", "recurrent cell", choices=("lstm", "gru"))
-    dim: int = setting(256, "size of the state s_t", low=1)
-    num_layers: int = setting(1, "layers", low=1)
+    dim: int = setting(256, "size of the state s_t", low=1, high=MOST_DIM)
+    num_layers: int = setting(1, "layers", low=1, high=1000)
     input_feeding: bool = setting(True, "luong: the attentional vector is part of the next input")
     bridge: str = setting(
         "dense", "first state from the encoder's last: a learned map, or a copy", choices=("dense", "copy")
@@ -102,17 +110,23 @@ class AttentionConfig:
     kind: str = setting(
         "additive", "score e_{t,i}, or several heads", choices=("additive", "dot", "general", "concat", "multihead")
     )
-    dim: int = setting(256, "size of the hidden layer of additive and concat, and of all heads together", low=1)
-    num_heads: int = setting(4, "multihead: heads; they share dim", low=1)
+    dim: int = setting(
+        256, "size of the hidden layer of additive and concat, and of all heads together", low=1, high=MOST_DIM
+    )
+    num_heads: int = setting(4, "multihead: heads; they share dim", low=1, high=1024)
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """The layers of a Transformer (or ssru), the same in encoder and decoder."""
 
-    num_heads: int = setting(4, "attention heads; they share dim, so each has dim / num_heads numbers", low=1)
-    num_kv_heads: int = setting(0, "heads of keys and values, shared by groups of query heads; 0: num_heads", low=0)
-    ffn_dim: int = setting(1024, "inner size of the feed-forward layer", low=1)
+    num_heads: int = setting(
+        4, "attention heads; they share dim, so each has dim / num_heads numbers", low=1, high=1024
+    )
+    num_kv_heads: int = setting(
+        0, "heads of keys and values, shared by groups of query heads; 0: num_heads", low=0, high=1024
+    )
+    ffn_dim: int = setting(1024, "inner size of the feed-forward layer", low=1, high=MOST_DIM)
     activation: str = setting("relu", "of the feed-forward layer", choices=("relu", "gelu", "swiglu"))
     norm: str = setting("layer", "LayerNorm, or RMSNorm (no mean, no bias)", choices=("layer", "rms"))
     norm_first: bool = setting(True, "norm before each branch (pre-norm), or after its sum (post-norm, as published)")
@@ -121,7 +135,9 @@ class TransformerConfig:
         "sinusoidal or learned vectors added to the input, or rotary (queries and keys turned by their position)",
         choices=("sinusoidal", "learned", "rotary"),
     )
-    max_length: int = setting(512, "learned positions: how many; what lies beyond shares the last one", low=1)
+    max_length: int = setting(
+        512, "learned positions: how many; what lies beyond shares the last one", low=1, high=1_000_000
+    )
     attention_dropout: float = setting(0.0, "dropout rate of attention weights", low=0.0, high=0.95)
 
 
@@ -129,7 +145,7 @@ class TransformerConfig:
 class ModelConfig:
     """Sizes shared by the parts."""
 
-    embedding_dim: int = setting(256, "size of a token embedding", low=1)
+    embedding_dim: int = setting(256, "size of a token embedding", low=1, high=MOST_DIM)
     tie: str = setting(
         "target",
         "share embeddings: none, target (input and output of the decoder), all (source too)",
@@ -164,54 +180,58 @@ class TeacherForcingConfig:
     form: str = setting(
         "exact", "exact: step by step; parallel: two passes, quicker, an approximation", choices=("exact", "parallel")
     )
-    decay_updates: int = setting(0, "updates over which the ratio decays; 0: the whole budget", low=0)
+    decay_updates: int = setting(0, "updates over which the ratio decays; 0: the whole budget", low=0, high=MOST)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Optimisation, budget, validation."""
 
-    seed: int = setting(1, "seed of initialisation, order, dropout and coins", low=0)
-    updates: int = setting(0, "budget in updates; 0: none", low=0)
-    epochs: float = setting(0.0, "budget in epochs; 0: none", low=0.0)
-    minutes: float = setting(0.0, "budget in minutes of wall clock, set-up and validation included; 0: none", low=0.0)
-    batch: int = setting(64, "size of an update, in batch_unit", low=1)
+    seed: int = setting(1, "seed of initialisation, order, dropout and coins", low=0, high=MOST_SEED)
+    updates: int = setting(0, "budget in updates; 0: none", low=0, high=MOST)
+    epochs: float = setting(0.0, "budget in epochs; 0: none", low=0.0, high=1e9)
+    minutes: float = setting(
+        0.0, "budget in minutes of wall clock, set-up and validation included; 0: none", low=0.0, high=1e9
+    )
+    batch: int = setting(64, "size of an update, in batch_unit", low=1, high=10_000_000)
     batch_unit: str = setting(
         "sentences",
         "sentences, or tokens (padded source or target positions, the larger)",
         choices=("sentences", "tokens"),
     )
-    accumulate: int = setting(1, "micro-batches an update", low=1)
+    accumulate: int = setting(1, "micro-batches an update", low=1, high=100_000)
     optimizer: str = setting("adam", "optimizer", choices=("adam", "adamw"))
-    learning_rate: float = setting(0.002, "peak learning rate", low=0.0)
+    learning_rate: float = setting(0.002, "peak learning rate", low=0.0, high=1000.0)
     beta1: float = setting(0.9, "Adam's first moment decay", low=0.0, high=0.9999)
     beta2: float = setting(0.999, "Adam's second moment decay", low=0.0, high=0.999999)
-    weight_decay: float = setting(0.0, "decoupled weight decay (adamw)", low=0.0)
+    weight_decay: float = setting(0.0, "decoupled weight decay (adamw)", low=0.0, high=1000.0)
     schedule: str = setting(
         "constant", "learning rate over training", choices=("constant", "inverse-sqrt", "cosine", "plateau")
     )
-    warmup: int = setting(0, "updates of linear warm-up", low=0)
+    warmup: int = setting(0, "updates of linear warm-up", low=0, high=MOST)
     final_scale: float = setting(0.0, "share of the peak rate that cosine ends at", low=0.0, high=1.0)
     plateau_factor: float = setting(0.5, "plateau: factor on the rate", low=0.01, high=0.99)
-    plateau_patience: int = setting(2, "plateau: validations without a better metric before the rate falls", low=1)
+    plateau_patience: int = setting(
+        2, "plateau: validations without a better metric before the rate falls", low=1, high=MOST
+    )
     label_smoothing: float = setting(0.0, "label smoothing", low=0.0, high=0.9)
-    clip_norm: float = setting(1.0, "gradient norm is clipped at this; 0: off", low=0.0)
+    clip_norm: float = setting(1.0, "gradient norm is clipped at this; 0: off", low=0.0, high=1e9)
     autocast: str = setting("off", "mixed precision", choices=("off", "bfloat16"))
-    validate_every: int = setting(500, "updates between validations, each with a checkpoint", low=1)
+    validate_every: int = setting(500, "updates between validations, each with a checkpoint", low=1, high=MOST)
     metric: str = setting(
         "loss",
         "what keep-best, early stopping and plateau watch",
         choices=("loss", "perplexity", "token_accuracy", "bleu", "chrf", "exact_match"),
     )
     metric_sentences: int = setting(
-        500, "validation pairs that are decoded (greedily) for bleu, chrf, exact_match", low=1
+        500, "validation pairs that are decoded (greedily) for bleu, chrf, exact_match", low=1, high=MOST
     )
-    patience: int = setting(0, "validations without a better metric before training stops; 0: never", low=0)
+    patience: int = setting(0, "validations without a better metric before training stops; 0: never", low=0, high=MOST)
     average: int = setting(
-        1, "average the weights of this many of the last checkpoints at the end; 1: keep the best one", low=1
+        1, "average the weights of this many of the last checkpoints at the end; 1: keep the best one", low=1, high=1000
     )
-    keep: int = setting(3, "checkpoints kept in the run folder", low=1)
-    report_every: int = setting(50, "updates between progress lines where the terminal is not live", low=1)
+    keep: int = setting(3, "checkpoints kept in the run folder", low=1, high=MOST)
+    report_every: int = setting(50, "updates between progress lines where the terminal is not live", low=1, high=MOST)
     teacher_forcing: TeacherForcingConfig = TeacherForcingConfig()
 
 
@@ -232,17 +252,22 @@ class DecodeConfig:
     coverage_penalty: float = setting(
         0.0, "GNMT's: what it costs to leave source tokens without attention; 0: off", low=0.0, high=10.0
     )
-    no_repeat_ngram: int = setting(0, "no n tokens in a row are written twice; 0: off", low=0)
+    no_repeat_ngram: int = setting(0, "no n tokens in a row are written twice; 0: off", low=0, high=1000)
     repetition_penalty: float = setting(
-        0.0, "what it costs, in nats, to write a token that was written before; 0: off", low=0.0
+        0.0, "what it costs, in nats, to write a token that was written before; 0: off", low=0.0, high=1e6
     )
-    min_length: int = setting(0, "fewest tokens of an output", low=0)
-    diverse_groups: int = setting(1, "diverse beam search: groups that share the beam; 1: off", low=1)
+    min_length: int = setting(0, "fewest tokens of an output", low=0, high=100_000)
+    diverse_groups: int = setting(1, "diverse beam search: groups that share the beam; 1: off", low=1, high=1000)
     diversity: float = setting(
-        0.5, "what a token costs, in nats, for each earlier group that writes it at the same position", low=0.0
+        0.5,
+        "what a token costs, in nats, for each earlier group that writes it at the same position",
+        low=0.0,
+        high=1e6,
     )
-    max_length_ratio: float = setting(2.0, "longest output: ratio x source tokens + max_length_extra", low=0.0)
-    max_length_extra: int = setting(10, "see max_length_ratio", low=1)
+    max_length_ratio: float = setting(
+        2.0, "longest output: ratio x source tokens + max_length_extra", low=0.0, high=1000.0
+    )
+    max_length_extra: int = setting(10, "see max_length_ratio", low=1, high=100_000)
     replace_unknown: bool = setting(False, "write the most attended source token in place of <unk>")
 
 

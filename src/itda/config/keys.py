@@ -34,9 +34,9 @@ class Setting:
             return "one of " + ", ".join(self.choices)
         word = TYPE_WORDS[self.type]
         if self.low is not None and self.high is not None:
-            return f"{word} from {self.low:g} to {self.high:g}"
+            return f"{word} from {bound(self.low)} to {bound(self.high)}"
         if self.low is not None:
-            return f"{word}, {self.low:g} or more"
+            return f"{word}, {bound(self.low)} or more"
         return word
 
     def check(self, value: Any, source: str) -> Any:
@@ -57,6 +57,11 @@ class Setting:
         if self.type is float and value - value != 0:  # nan and infinities
             return False
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+
+def bound(value: float) -> str:
+    """Write a bound, a whole number with all its digits."""
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def as_float(value: int) -> float:

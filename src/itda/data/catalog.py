@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from itda.data.corpus import CorpusFiles
+from itda.data.synthetic import find
 from itda.errors import UserError
 
 VARIABLE = "ITDA_DATA"
@@ -15,8 +16,11 @@ _NO_SIDE = {"tsv", "md", "txt", "json", "gz"}
 _LICENCE = re.compile(r"^[\s*-]*licen[cs]e\**\s*:\**\s*(.+)$", re.IGNORECASE)
 
 
-def locate(name: str, *, seed: int = 1, pairs: int = 0) -> CorpusFiles:
+def locate(name: str, *, seed: int = 1, pairs: int | None = None) -> CorpusFiles:
     """Find the files that a corpus name means; `seed` and `pairs` go to a generator (make:NAME/SPLIT).
+
+    Training alone says how many `pairs` (0: the generator's own number), and for it a missing split means train;
+    elsewhere the split must be named, lest a model be measured on what it was trained on.
 
     A name is a path, SRC,TGT (two paths), NAME/SPLIT under ITDA_DATA, make:NAME/SPLIT, or - for standard input.
     Raises UserError that lists every place where it was looked for.
@@ -25,7 +29,10 @@ def locate(name: str, *, seed: int = 1, pairs: int = 0) -> CorpusFiles:
         return CorpusFiles(name)
     if name.startswith("make:"):
         generator, _, split = name.removeprefix("make:").partition("/")
-        return CorpusFiles(name, generator=generator, split=split or "train", seed=seed, pairs=pairs)
+        if pairs is None and not split:
+            raise UserError(f"{name} names no split; {_splits(generator)}.")
+        find(generator)
+        return CorpusFiles(name, generator=generator, split=split or "train", seed=seed, pairs=pairs or 0)
     if not name.strip():
         raise UserError("no corpus is named; give a file, SRC,TGT, NAME/SPLIT under ITDA_DATA, or make:GENERATOR.")
     looked: list[str] = []
@@ -39,6 +46,10 @@ def locate(name: str, *, seed: int = 1, pairs: int = 0) -> CorpusFiles:
     if not paths:
         raise UserError(_not_found(name, looked))
     return CorpusFiles(name, paths, licence=_licence(paths[0].parent))
+
+
+def _splits(generator: str) -> str:
+    return "write " + " or ".join(f"make:{generator}/{split}" for split in find(generator).pairs)
 
 
 def _root() -> Path | None:

@@ -49,6 +49,8 @@ def read_lines(source: Path | None) -> Iterator[Line]:
 def open_bytes(source: Path | None) -> Iterator[io.BufferedIOBase]:
     """Open a file or standard input for reading; gzip is undone, by its content, whatever the name."""
     if source is None:
+        if sys.stdin is None:  # `<&-`
+            raise UserError("standard input is closed; name a file, or feed it: itda ... < FILE")
         yield _ungzip(cast("io.BufferedIOBase", sys.stdin.buffer), STDIN)
         return
     try:

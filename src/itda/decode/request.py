@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from itda.config import DecodeConfig
 from itda.config.keys import Setting, lookup
@@ -105,8 +108,15 @@ def decode_settings(config: DecodeConfig, settings: Mapping[str, Any]) -> Decode
         if value is not None:
             known = lookup(f"decode.{name}", "generate")
             assert isinstance(known, Setting), "the decode section has no subsections"
-            config = replace(config, **{name: known.check(value, "generate")})
+            config = replace(config, **{name: known.check(_plain(value), "generate")})
     return config
+
+
+def _plain(value: Any) -> Any:
+    """Take numpy's numbers for what they are."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, np.floating) else value
 
 
 def _settings(decode: DecodeConfig, n_best: int, sampling: Sampling | None) -> Settings:
@@ -114,6 +124,12 @@ def _settings(decode: DecodeConfig, n_best: int, sampling: Sampling | None) -> S
     if sampling is not None:
         return Settings(1, n_best, scoring, None, sampling).check()
     groups, beam_size = decode.diverse_groups, decode.beam_size
+    widest = lookup("decode.beam_size")
+    assert isinstance(widest, Setting)
+    if widest.high is not None and n_best > widest.high:
+        raise UserError(
+            f"n_best is {n_best}; a beam must be as wide, and it may be {widest.high} at the most: ask for fewer"
+        )
     if n_best > beam_size:  # a beam as wide as what is asked for
         beam_size = -(-n_best // groups) * groups
     diversity = Diversity(groups, decode.diversity) if groups > 1 else None

@@ -22,6 +22,7 @@ CARRIERS = (
     ("noto_cjk_sans_jp_regular", "NotoSansCJKjp-Regular.otf"),
     ("koreanize_matplotlib", "fonts/NanumGothic.ttf"),
 )
+LONGEST_LABEL = 16  # characters of a token on an axis; the terminal cuts there too
 OWN = "DejaVu Sans"  # always there: it comes with matplotlib
 # Fonts that "have" every character by drawing a box for it.
 BOXES = ("Last Resort", "LastResort", "Unicode BMP Fallback", "Adobe Blank")
@@ -68,8 +69,9 @@ def readable(text: str) -> str:
 
 
 def labels(tokens: Iterable[str]) -> list[str]:
-    """Turn tokens into axis labels: readable, spaces (sentencepiece writes ▁) made visible."""
-    return [readable(token.replace(" ", "␣").replace("▁", "␣")) for token in tokens]
+    """Turn tokens into axis labels: readable, not too long, spaces (sentencepiece writes ▁) made visible."""
+    found = [readable(token.replace(" ", "␣").replace("▁", "␣")) for token in tokens]
+    return [label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…" for label in found]
 
 
 def require_hangul() -> None:

@@ -42,7 +42,7 @@ def heatmap(
     for i, j in gold:
         if not (0 <= i < len(src_tokens) and 0 <= j < len(tgt_tokens)):
             raise UserError(f"gold link {i}-{j} is outside the picture; links are (source, target) and count from 0.")
-    with fonts.drawing(*src_tokens, *tgt_tokens, title, "U+0123456789ABCDEF␣"):
+    with fonts.drawing(*src_tokens, *tgt_tokens, title, "U+0123456789ABCDEF␣…"):
         from matplotlib.figure import Figure
 
         src_labels, tgt_labels = fonts.labels(src_tokens), fonts.labels(tgt_tokens)

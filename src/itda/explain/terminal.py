@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from itda.explain.fonts import LONGEST_LABEL
 from itda.explain.heatmap import checked
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ SHADES = ("· ", "░░", "▒▒", "▓▓", "██")
 ASCII_SHADES = (". ", "::", "++", "**", "##")
 STEPS = (0.05, 0.2, 0.4, 0.7)  # a weight below the first is the first shade, from the last on the last
 CELL = 2  # cells of the terminal
-LONGEST_LABEL, TALLEST_HEADING = 16, 12
+TALLEST_HEADING = 12
 
 
 def alignment_text(

@@ -47,6 +47,12 @@ def train(
     folder is `run`, or runs/<recipe name>; the model's `path` says where. `on_report` sees every update and validation.
     Pairs that were skipped, and the like, are warnings.
     """
+    wrong = next((one for one in overrides if not isinstance(one, str)), None)
+    if wrong is not None:
+        raise UserError(
+            f"train got {wrong!r:.60} in place of a setting; settings are texts of their own: "
+            'train(recipe, "train.batch=32", "train.seed=2"), and a budget is named: updates=100.'
+        )
     if isinstance(recipe, Config):
         config = recipe
         for assignment in overrides:
@@ -58,9 +64,19 @@ def train(
     if resume and overwrite:
         raise UserError("resume goes on with a run and overwrite removes it; give one of the two.")
     session = open_session(config, path, resume=resume, overwrite=overwrite, device=find_device(device))
-    for notice in session.notices:  # pairs that were skipped, among others
+    for notice in notices_of(session):  # pairs that were skipped, among others
         warnings.warn(notice, stacklevel=2)
     return complete(session, on_report or (lambda report: None))
+
+
+def notices_of(session: Session) -> list[str]:
+    """Say what there is to tell before the first update: what was skipped, and validation on the training pairs."""
+    data = session.run.facts.get("data", {})
+    train, valid = (data.get(split, {}) for split in ("train", "valid"))
+    if not valid or train.get("sha256") != valid.get("sha256"):
+        return session.notices
+    same = f"data.valid ({valid['name']}) holds the very pairs of data.train: it measures what was learned by heart"
+    return [*session.notices, same]
 
 
 def complete(session: Session, on_report: Callable[[Report], None]) -> Seq2Seq:

@@ -28,6 +28,8 @@ def find(name: str) -> Generator:
         return GENERATORS[name]
     if name in VECTOR_GENERATORS:
         raise UserError(f"generator '{name}' makes real vectors, not text; set data.kind = \"vectors\" in a recipe.")
+    if not name:
+        raise UserError(f"make: names no generator; there are {', '.join([*GENERATORS, *VECTOR_GENERATORS])}.")
     close = get_close_matches(name, GENERATORS, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else "."
     raise UserError(f"unknown generator '{name}'; there are {', '.join([*GENERATORS, *VECTOR_GENERATORS])}{hint}")
