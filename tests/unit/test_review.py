@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import itda
-from itda.errors import ItdaError
 from itda.decode.writer import one_line
+from itda.errors import ItdaError
 from itda.text.vocabulary import ListTokenizer
 from itda.training.checkpoint import Keep
 

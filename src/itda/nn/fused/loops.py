@@ -149,8 +149,10 @@ def bahdanau_loop(
     `terms` is the query map and the energy vector of an additive score, or (None, None) for a product. An LSTM's bias
     belongs into `inputs`. Second derivatives are not offered.
     """
-    keep = torch.is_grad_enabled()
-    hidden, alpha = _Bahdanau.apply(keep, inputs, *recurrent, mask, keys, values, *terms, *first)
+    keep, weight = torch.is_grad_enabled(), recurrent[0]
+    with torch.autocast(weight.device.type, enabled=False):
+        inputs, keys, values, *first = _like(weight, inputs, keys, values, *first)
+        hidden, alpha = _Bahdanau.apply(keep, inputs, *recurrent, mask, keys, values, *terms, *first)
     return hidden, alpha
 
 
@@ -172,8 +174,15 @@ def feeding_loop(
     `feed_map` the cell's input map of the attentional vector; `drop` holds scaled keep masks. For the rest, see
     `bahdanau_loop`.
     """
-    keep = torch.is_grad_enabled()
-    features, alpha = _Feeding.apply(
-        keep, inputs, feed_map, *recurrent, mask, keys, values, *terms, read_map, drop, *first
-    )
+    keep, weight = torch.is_grad_enabled(), recurrent[0]
+    with torch.autocast(weight.device.type, enabled=False):
+        inputs, keys, values, *first = _like(weight, inputs, keys, values, *first)
+        features, alpha = _Feeding.apply(
+            keep, inputs, feed_map, *recurrent, mask, keys, values, *terms, read_map, drop, *first
+        )
     return features, alpha
+
+
+def _like(weight: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """Take what was computed under autocast back to the precision of the weights: the loop runs in theirs."""
+    return [tensor.to(weight.dtype) for tensor in tensors]
