@@ -153,7 +153,7 @@ def test_settings_of_a_call_replace_those_of_the_recipe(looking):
     [
         ({"beam_sise": 3}, "unknown key 'decode.beam_sise'; did you mean 'decode.beam_size'"),
         ({"beam_size": 0}, "beam_size is 0"),
-        ({"max_length_ratio": -1.0}, "must be a number, 0 or more"),
+        ({"max_length_ratio": -1.0}, "must be a number from 0 to 1000"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"n_best": 0}, "n_best is 0"),
     ],
