@@ -17,6 +17,7 @@ import itda
 from itda.batch import EOS, token_batch
 from itda.data.catalog import locate
 from itda.data.corpus import read_pairs
+from itda.nn.encoder_decoder import EncoderDecoder
 from itda.seq2seq import Hypothesis, Seq2Seq
 
 MARGIN = 1e-4
@@ -145,11 +146,11 @@ def test_a_fault_in_the_mask_is_found(small_model: Seq2Seq, monkeypatch: pytest.
     sources = sources_of(small_model, 14)
     true_like = torch.ones_like
 
-    def encode(side):  # type: ignore[no-untyped-def]
-        memory = small_model.model.encoder(side)
+    def encode(model, side):  # type: ignore[no-untyped-def]
+        memory = model.encoder(side)
         return type(memory)(memory.states, true_like(memory.mask), memory.summary)
 
-    monkeypatch.setattr(small_model.model, "encode", encode)
+    monkeypatch.setattr(EncoderDecoder, "encode", encode)
     with pytest.raises(AssertionError):
         flips(small_model, sources, 1)
 

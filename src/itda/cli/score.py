@@ -28,11 +28,7 @@ def score(
         bool, typer.Option("--json", help="Print JSON Lines: line, log_prob, tokens, token_log_probs.")
     ] = False,
 ) -> None:
-    """Print log p(target | source) of each pair under teacher forcing: a number a line, or JSON Lines.
-
-    An input line that is skipped (blank, no tab) gives an empty line, so that line n answers line n; JSON Lines say
-    which line they answer.
-    """
+    """Print log p(target | source) of each pair under teacher forcing: line n answers line n, empty if it was skipped."""
     from itda.data.catalog import locate
     from itda.data.corpus import ReadReport, read_pairs
     from itda.seq2seq import Seq2Seq
