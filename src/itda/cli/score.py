@@ -28,7 +28,7 @@ def score(
         bool, typer.Option("--json", help="Print JSON Lines: line, log_prob, tokens, token_log_probs.")
     ] = False,
 ) -> None:
-    """Print log p(target | source) of each pair under teacher forcing: line n answers line n, empty if it was skipped."""
+    """Print log p(target | source) of each pair under teacher forcing: line n answers line n, empty if skipped."""
     from itda.data.catalog import locate
     from itda.data.corpus import ReadReport, read_pairs
     from itda.seq2seq import Seq2Seq
