@@ -298,3 +298,21 @@ class Leaves:
 
     def __exit__(self, *error: object) -> None:
         self.handle.remove()
+
+
+def close(left, right, atol=1e-12):
+    """The same numbers."""
+    torch.testing.assert_close(left, right, rtol=0, atol=atol)
+
+
+def drawn(*shape, grad=False):
+    """Random numbers in float64."""
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=grad)
+
+
+def randomize(module):
+    """Draw all weights of a module, and make them float64."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.5)
+    return module.double()

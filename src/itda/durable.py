@@ -220,6 +220,15 @@ def checksum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def file_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, read in pieces; an OSError is the caller's to put into words."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def migrate(body: dict[str, Any], path: Path, newest: int, migrations: Mapping[int, Migration]) -> dict[str, Any]:
     """Bring an older format up to the newest, one step at a time; raise UserError where it is newer than this itda."""
     while (number := body["format"]) != newest:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from zoo import close, drawn, randomize
 
 from itda.batch import Tokens, Vectors
 from itda.build import build_model
@@ -19,21 +20,6 @@ from itda.nn.ssru import SSRU
 
 NO_DROPOUT = SequenceDropout(0.0, False)
 MASK = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
-
-
-def close(left, right, atol=1e-12):
-    torch.testing.assert_close(left, right, rtol=0, atol=atol)
-
-
-def drawn(*shape, grad=False):
-    return torch.randn(*shape, dtype=torch.float64, requires_grad=grad)
-
-
-def randomize(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.5)
-    return module.double()
 
 
 def slow_scan(gates, inputs):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from zoo import OTHERS, Kind, batch_of, fresh, stepped
+from zoo import OTHERS, Kind, batch_of, close, drawn, fresh, randomize, stepped
 
 from itda.batch import PAD, Tokens, Vectors, token_batch, vector_batch
 from itda.build import build_model
@@ -21,21 +21,6 @@ from itda.training.rollout import exact_rollout
 MASK = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
 NO_DROPOUT = SequenceDropout(0.0, False)
 NOTHING = Memory(torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
-
-
-def close(left, right, atol=1e-12):
-    torch.testing.assert_close(left, right, rtol=0, atol=atol)
-
-
-def drawn(*shape, grad=False):
-    return torch.randn(*shape, dtype=torch.float64, requires_grad=grad)
-
-
-def randomize(module):
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.5)
-    return module.double()
 
 
 def config(kind="text", tie="target", variational=False, dropout=0.0, dim=8, **shape):

@@ -41,9 +41,8 @@ def demo(
     from itda.seq2seq import Seq2Seq
     from itda.training.session import open_session
 
-    apply_threads(
-        threads or 1
-    )  # so small a model gains little by a second thread, and waits for it where a core is busy
+    # So small a model gains little by a second thread, and waits for it where a core is busy.
+    apply_threads(threads or 1)
     began = time.monotonic()
     overrides = [f"train.seed={seed}"] if seed is not None else []
     config = recipes.load(RECIPE, overrides, updates=updates)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from itda import durable
 from itda.data.lines import LONGEST_LINE, STDIN, Line, open_bytes, read_lines
 from itda.errors import UserError
 
@@ -203,14 +204,10 @@ def input_hashes(files: CorpusFiles) -> dict[str, str]:
 
 
 def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        return durable.file_checksum(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a file that can be read.") from None
-    return digest.hexdigest()
 
 
 def keep_stdin(files: CorpusFiles, folder: Path) -> CorpusFiles:

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from itda import durable
 from itda.data.corpus import Finding, ReadReport
 from itda.errors import DamagedFileError
 
 FORMAT = 1
 MANIFEST = "store.json"
 FLUSH_PAIRS = 8192
-PIECE = 1 << 20  # bytes that are hashed at a time
 _DONT_NEED = getattr(mmap, "MADV_DONTNEED", None)  # absent on Windows
 
 
@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         read = json.loads(path.read_bytes())
         content: dict[str, Any] = read["content"]
-        intact = read["checksum"] == _checksum(json.dumps(content, sort_keys=True, ensure_ascii=False))
+        intact = read["checksum"] == durable.checksum(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
         if not intact or content["format"] != FORMAT:
             raise DamagedFileError(f"{path} was altered or has another format; remove {folder}, and it is built anew.")
         if content.get("sha256", {}).keys() != content["sizes"].keys():
@@ -143,24 +143,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def verify_files(folder: Path, hashes: dict[str, str]) -> None:
     """Hold each file, read in pieces, against its SHA-256; the first that differs is a `DamagedFileError`."""
     for name, stated in hashes.items():
-        digest = hashlib.sha256()
         try:
-            with (folder / name).open("rb") as file:
-                while data := file.read(PIECE):
-                    digest.update(data)
+            found = durable.file_checksum(folder / name)
         except OSError as error:
             raise DamagedFileError(
                 f"{folder / name} cannot be read ({error.strerror}); remove {folder}, and it is built anew."
             ) from None
-        if digest.hexdigest() != stated:
+        if found != stated:
             raise DamagedFileError(
                 f"{folder / name} is not what itda wrote (its checksum has changed); "
                 f"remove {folder}, and it is built anew."
             )
-
-
-def _checksum(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()
 
 
 def report_fields(report: ReadReport) -> dict[str, Any]:
@@ -180,11 +173,8 @@ def read_report(fields: dict[str, Any]) -> ReadReport:
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write the manifest, the last file of a store, and wait until the disk has it."""
     body = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    whole = {"checksum": durable.checksum(body.encode()), "content": content}
     with (folder / MANIFEST).open("wb") as file:
-        file.write(
-            (
-                json.dumps({"checksum": _checksum(body), "content": content}, ensure_ascii=False, indent=1) + "\n"
-            ).encode()
-        )
+        file.write((json.dumps(whole, ensure_ascii=False, indent=1) + "\n").encode())
         file.flush()
         os.fsync(file.fileno())
