@@ -114,8 +114,12 @@ def _transformer_decoder(config: Config, embed: Embedder) -> TransformerDecoder:
 
 
 def _feature_dim(config: Config) -> int:
-    """What the head reads: as wide as the embeddings, which may be its weights."""
-    return config.model.decoder.dim if config.data.kind == "vectors" else config.model.embedding_dim
+    """What the head reads: as wide as the embeddings, which may be its weights, unless the recipe says otherwise."""
+    return (
+        config.model.decoder.dim
+        if config.data.kind == "vectors"
+        else config.model.feature_dim or config.model.embedding_dim
+    )
 
 
 def _entrance(model: ModelConfig, embed: Embedder, dim: int, positions: Positions) -> Entrance:

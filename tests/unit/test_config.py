@@ -169,6 +169,7 @@ def test_whole_numbers_are_numbers() -> None:
         ('model.encoder.kind = "convolution"\nmodel.decoder.bridge = "copy"', "of a recurrent encoder"),
         ('model.decoder = {kind = "ssru", dim = 30}', "num_heads = 4 heads share it"),
         ('model.attention = {kind = "multihead", dim = 30}', "model.attention.num_heads = 4 heads share it"),
+        ("model.feature_dim = 512", 'set model.tie = "none"'),
         ('tokenizer.kind = "words"\ntokenizer.sampling = 0.1', "tokenizer.sampling needs"),
         ("train.weight_decay = 0.1", "adamw"),
         ("train.learning_rate = 0", "nothing would be learned"),

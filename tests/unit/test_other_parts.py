@@ -9,7 +9,7 @@ from zoo import close, drawn, randomize
 
 from itda.batch import Tokens, Vectors
 from itda.build import build_model
-from itda.config import AttentionConfig, Config, DecoderConfig, EncoderConfig, ModelConfig, TransformerConfig
+from itda.config import AttentionConfig, Config, DecoderConfig, EncoderConfig, ModelConfig, TransformerConfig, parse
 from itda.nn.convolution import ConvolutionEncoder, GatedConvolution
 from itda.nn.embedding import SequenceDropout, VectorEmbedding
 from itda.nn.entrance import Entrance
@@ -137,3 +137,11 @@ def test_models_begin_lively(encoder, decoder):
     features = model.decoder(side, memory).features
     assert 0.01 < float(features.std()) < 2.0
     assert float(features.std(dim=1).mean()) > 0.001
+
+
+@pytest.mark.parametrize("kind", ["plain", "bahdanau", "luong", "transformer"])
+def test_what_the_output_layer_reads_may_be_wider_than_an_embedding(kind: str) -> None:
+    config = parse(f'model = {{embedding_dim = 8, feature_dim = 24, tie = "none", decoder = {{kind = "{kind}"}}}}')
+    model = build_model(config, 20, 20)
+    assert model.decoder.dim == 24
+    assert model.head.weight.shape == (20, 24)

@@ -71,7 +71,12 @@ def vector_problems(config: Config) -> Iterator[str]:
 
 def model_problems(config: Config) -> Iterator[str]:
     """Check that the parts of the model fit together."""
-    encoder, decoder = config.model.encoder, config.model.decoder
+    encoder, decoder, width = config.model.encoder, config.model.decoder, config.model.feature_dim
+    if width not in (0, config.model.embedding_dim) and config.model.tie != "none":
+        yield (
+            f"model.feature_dim is {width} and model.embedding_dim {config.model.embedding_dim}; tied embeddings are "
+            'the output layer, so both must be equal; set model.tie = "none" for another width'
+        )
     if encoder.kind == "recurrent" and encoder.bidirectional and encoder.dim % 2:
         yield f"model.encoder.dim is {encoder.dim}; two directions share it, so it must be even"
     if encoder.kind == "convolution" and not encoder.kernel_width % 2:

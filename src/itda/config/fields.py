@@ -146,6 +146,9 @@ class ModelConfig:
     """Sizes shared by the parts."""
 
     embedding_dim: int = setting(256, "size of a token embedding", low=1, high=MOST_DIM)
+    feature_dim: int = setting(
+        0, "size of what the output layer reads; 0: embedding_dim, as tied embeddings need it", low=0, high=MOST_DIM
+    )
     tie: str = setting(
         "target",
         "share embeddings: none, target (input and output of the decoder), all (source too)",

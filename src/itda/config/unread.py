@@ -34,6 +34,7 @@ def of(parent: str, keys: str, where: str, *values: Any) -> Readers:
 
 TABLE = (
     of("data", "length src_dim tgt_dim", "data.kind", "vectors"),
+    of("model", "feature_dim", "data.kind", "text"),
     of("data", "max_src_length max_tgt_length", "data.kind", "text"),
     of("tokenizer", "model character_coverage", "tokenizer.kind", "sentencepiece"),
     of("tokenizer", "min_count", "tokenizer.kind", "characters", "words"),
