@@ -272,10 +272,11 @@ def _initialize(model: EncoderDecoder) -> None:
         else:
             parameter.zero_()
     for module in model.modules():
-        if isinstance(module, nn.LSTM):
-            module.bias_ih_l0[module.hidden_size : 2 * module.hidden_size] = 1.0
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
+    for module in model.modules():
+        if isinstance(module, nn.LSTM):
+            module.bias_ih_l0[module.hidden_size : 2 * module.hidden_size] = 1.0
         if isinstance(module, NormedLSTMCell):
             module.hidden_norm.bias[module.dim : 2 * module.dim] = 1.0
         if isinstance(module, TokenEmbedding):
