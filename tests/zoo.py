@@ -37,6 +37,7 @@ DECODERS = {
     "luong": ("luong", False),
     "feeding": ("luong", True),
 }
+RECURRENT_DECODERS = {**DECODERS, "gnmt": ("gnmt", True)}
 OTHER_ENCODERS = ("transformer", "convolution")
 OTHER_DECODERS = ("transformer", "ssru")
 ATTENTIONS = ("additive", "dot", "general", "concat")
@@ -60,11 +61,14 @@ class Kind:
     norm_first: bool = True
     activation: str = "relu"
     kv_heads: int = 0
+    layer_norm: bool = False
+    both_ways: int = 0
+    residual: int = 0
 
     @property
     def recurrent(self) -> bool:
         """Whether encoder and decoder both are."""
-        return self.encoder == "recurrent" and self.decoder in DECODERS
+        return self.encoder == "recurrent" and self.decoder in RECURRENT_DECODERS
 
     @property
     def looks(self) -> bool:
@@ -77,13 +81,15 @@ class Kind:
         encoder = f"{self.layers}{'bi' if self.directions == 2 else ''}{self.cell}"
         encoder = encoder if self.encoder == "recurrent" else f"{self.layers}{self.encoder}"
         decoder = f"{self.decoder}-{self.decoder_cell}" + (f"-{self.attention}" if self.looks else "")
-        decoder = f"{self.bridge}-{decoder}" if self.decoder in DECODERS else self.decoder
+        decoder = f"{self.bridge}-{decoder}" if self.decoder in RECURRENT_DECODERS else self.decoder
+        deep = {"normed": self.layer_norm, "both": self.both_ways, "residual": self.residual}
+        decoder = "-".join([decoder, *(f"{name}{int(value)}" for name, value in deep.items() if value)])
         shape = (self.positions, self.norm, "pre" if self.norm_first else "post", self.activation, str(self.kv_heads))
         return "-".join([self.data, encoder, decoder, *(() if self.recurrent else shape)])
 
     def config(self) -> Config:
         """The recipe, with sizes that differ wherever they may, so that no two can be mistaken for each other."""
-        form, feeding = DECODERS.get(self.decoder, (self.decoder, True))
+        form, feeding = RECURRENT_DECODERS.get(self.decoder, (self.decoder, True))
         dim = 8 if self.encoder == "transformer" or form == "ssru" else 6
         equal = self.bridge == "copy" or (self.attention == "dot" and form != "plain")
         return Config(
@@ -96,6 +102,9 @@ class Kind:
                     dim=dim,
                     num_layers=self.layers,
                     bidirectional=self.directions == 2,
+                    bidirectional_layers=self.both_ways,
+                    layer_norm=self.layer_norm,
+                    residual_from=self.residual,
                 ),
                 decoder=DecoderConfig(
                     kind=form,
@@ -104,9 +113,15 @@ class Kind:
                     num_layers=self.layers,
                     input_feeding=feeding,
                     bridge=self.bridge,
+                    layer_norm=self.layer_norm,
+                    residual_from=self.residual,
                 ),
                 attention=AttentionConfig(
-                    kind=self.attention, dim=10 if self.attention == "multihead" else 7, num_heads=2
+                    kind=self.attention,
+                    dim=10 if self.attention == "multihead" else 7,
+                    num_heads=2,
+                    filters=3,
+                    kernel_width=3,
                 ),
                 transformer=TransformerConfig(
                     num_heads=2,
@@ -183,6 +198,24 @@ MULTIHEAD = [
     for decoder, cell in (("bahdanau", "lstm"), ("luong", "gru"), ("feeding", "lstm"))
 ]
 
+GRU = {"cell": "gru", "decoder_cell": "gru"}
+DEEP = [  # layer norm, residual sums, GNMT's layers, bridges, attention that knows where it looked
+    Kind(decoder="gnmt", layers=3, directions=2, both_ways=1, residual=3),
+    Kind(decoder="gnmt", layers=2, layer_norm=True, residual=2, attention="location", bridge="mean", **GRU),
+    Kind(decoder="gnmt", data="vectors", attention="general", **GRU),
+    Kind(decoder="gnmt", encoder="transformer", layers=2, attention="multihead", bridge="mean"),
+    Kind(decoder="bahdanau", layer_norm=True, attention="coverage", bridge="zero"),
+    Kind(decoder="bahdanau", layers=3, directions=2, residual=2, attention="location", **GRU),
+    Kind(decoder="bahdanau", attention="concat", bridge="zero", **GRU),
+    Kind(decoder="luong", layers=2, layer_norm=True, residual=2, attention="coverage", **GRU),
+    Kind(decoder="luong", attention="location", bridge="mean"),
+    Kind(decoder="feeding", layer_norm=True, attention="general", directions=2, **GRU),
+    Kind(decoder="feeding", attention="coverage", bridge="zero", **GRU),
+    Kind(decoder="feeding", layers=2, residual=2, attention="dot", bridge="mean", data="vectors"),
+    Kind(decoder="plain", layers=3, layer_norm=True, residual=2, bridge="copy"),
+    Kind(decoder="plain", layers=2, residual=2, bridge="mean", **GRU),
+]
+
 
 def _covering(kinds: list[Kind]) -> list[Kind]:
     """A few of them in which each pair of values that meets in one of them meets at least once."""
@@ -197,7 +230,7 @@ def _covering(kinds: list[Kind]) -> list[Kind]:
     return chosen
 
 
-OTHERS = [*_covering(PURE), *_mixed(), *MULTIHEAD]
+OTHERS = [*_covering(PURE), *_mixed(), *MULTIHEAD, *DEEP]
 ZOO = {kind.name: kind for kind in [*KINDS, *OTHERS]}
 FEW = {kind.name: kind for kind in [*_covering(KINDS), *OTHERS]}
 

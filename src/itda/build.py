@@ -6,30 +6,25 @@ import torch
 from torch import nn
 
 from itda.batch import PAD
-from itda.config import Config, ModelConfig
+from itda.config import Config, DecoderConfig, EncoderConfig, ModelConfig
 from itda.nn.attention import AdditiveAttention, Attention, ConcatAttention, DotAttention, GeneralAttention
+from itda.nn.bridge import Bridge, CopyBridge, DenseBridge, MeanBridge, ZeroBridge
 from itda.nn.convolution import ConvolutionEncoder, GatedConvolution
 from itda.nn.embedding import Embedder, SequenceDropout, TokenEmbedding, VectorEmbedding
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.nn.entrance import Entrance
 from itda.nn.feedforward import FeedForward
+from itda.nn.gnmt import GNMTDecoder
 from itda.nn.heads import SoftmaxHead, VectorHead
 from itda.nn.initial import VarianceKeeping, draw_weights
 from itda.nn.interface import Decoder, Encoder, Head
 from itda.nn.multihead import CrossAttention, MultiHeadAttention, SelfAttention
+from itda.nn.normed_cells import NormedGRUCell, NormedLSTMCell
 from itda.nn.positions import LearnedPositions, NoPositions, Positions, SinusoidalPositions
-from itda.nn.recurrent import RecurrentEncoder
-from itda.nn.recurrent_decoder import (
-    BahdanauDecoder,
-    Bridge,
-    CopyBridge,
-    DenseBridge,
-    LuongDecoder,
-    PlainDecoder,
-    Readout,
-    Stack,
-)
+from itda.nn.recurrent import Cell, GRUCell, LSTMCell, RecurrentEncoder
+from itda.nn.recurrent_decoder import BahdanauDecoder, LuongDecoder, PlainDecoder, Readout, Stack
 from itda.nn.ssru import SSRU
+from itda.nn.tracking import CoverageAttention, LocationAttention
 from itda.nn.transformer import (
     DecoderLayer,
     EncoderLayer,
@@ -72,7 +67,7 @@ def _encoder(config: Config, embed: Embedder) -> Encoder:
     dim, dropout = encoder.dim, _dropout(model)
     match encoder.kind:
         case "recurrent":
-            return RecurrentEncoder(embed, encoder.cell, dim, encoder.num_layers, encoder.bidirectional, dropout)
+            return _recurrent_encoder(model, embed)
         case "transformer":
             layers = [
                 EncoderLayer(_self_attention(model, dim), _feed_forward(model, dim), _residuals(model, dim, 2))
@@ -85,6 +80,24 @@ def _encoder(config: Config, embed: Embedder) -> Encoder:
             entrance = _entrance(model, embed, dim, SinusoidalPositions())
             return ConvolutionEncoder(embed, entrance, convolutions, dropout, dim)
     raise AssertionError(encoder.kind)
+
+
+def _recurrent_encoder(model: ModelConfig, embed: Embedder) -> RecurrentEncoder:
+    encoder = model.encoder
+    both = (encoder.bidirectional_layers or encoder.num_layers) if encoder.bidirectional else 0
+    sizes = [embed.dim] + [encoder.dim] * (encoder.num_layers - 1)  # a layer gives dim numbers, in whatever directions
+
+    def cell(layer: int) -> Cell:
+        return _cell(encoder, sizes[layer], encoder.dim // 2 if layer < both else encoder.dim)
+
+    forwards, backwards = [cell(layer) for layer in range(encoder.num_layers)], [cell(layer) for layer in range(both)]
+    return RecurrentEncoder(embed, forwards, backwards, _dropout(model), encoder.residual_from)
+
+
+def _cell(part: EncoderConfig | DecoderConfig, input_dim: int, dim: int) -> Cell:
+    if part.layer_norm:
+        return {"lstm": NormedLSTMCell, "gru": NormedGRUCell}[part.cell](input_dim, dim)
+    return {"lstm": LSTMCell, "gru": GRUCell}[part.cell](input_dim, dim)
 
 
 def _decoder(config: Config, embed: Embedder) -> Decoder:
@@ -173,8 +186,9 @@ def _recurrent_decoder(config: Config, embed: Embedder) -> Decoder:
     context_dim = model.encoder.dim
     dropout = _dropout(model)
 
-    def stack(input_dim: int) -> Stack:
-        return Stack(decoder.cell, input_dim, decoder.dim, decoder.num_layers, dropout)
+    def stack(input_dim: int, side_dim: int = 0) -> Stack:
+        sizes = [input_dim] + [decoder.dim + side_dim] * (decoder.num_layers - 1)
+        return Stack([_cell(decoder, size, decoder.dim) for size in sizes], dropout, decoder.residual_from)
 
     match decoder.kind:
         case "plain":
@@ -191,6 +205,10 @@ def _recurrent_decoder(config: Config, embed: Embedder) -> Decoder:
             return LuongDecoder(
                 embed, stack(input_dim), _attention(model), _bridge(model), readout, dropout, decoder.input_feeding
             )
+        case "gnmt":
+            readout = Readout(decoder.dim, feature_dim, dropout)
+            layers = stack(embed.dim + context_dim, context_dim)
+            return GNMTDecoder(embed, layers, _attention(model), _bridge(model), readout, dropout)
     raise AssertionError(decoder.kind)
 
 
@@ -207,15 +225,28 @@ def _attention(model: ModelConfig) -> Attention:
             return GeneralAttention(query_dim, state_dim)
         case "multihead":
             return MultiHeadAttention(query_dim, state_dim, dim, model.attention.num_heads)
+        case "location":
+            shape = model.attention
+            return LocationAttention(query_dim, state_dim, dim, shape.filters, shape.kernel_width)
+        case "coverage":
+            return CoverageAttention(query_dim, state_dim, dim)
     raise AssertionError(model.attention.kind)
 
 
 def _bridge(model: ModelConfig) -> Bridge:
-    if model.decoder.bridge == "copy":
-        return CopyBridge()
-    parts = {"lstm": 2, "gru": 1}
-    summary_dim = model.encoder.dim * (parts[model.encoder.cell] if model.encoder.kind == "recurrent" else 1)
-    return DenseBridge(summary_dim, model.decoder.dim, model.decoder.num_layers, parts[model.decoder.cell])
+    parts, decoder = {"lstm": 2, "gru": 1}, model.decoder
+    shape = decoder.dim, decoder.num_layers, parts[decoder.cell]
+    match decoder.bridge:
+        case "dense":
+            summary_dim = model.encoder.dim * (parts[model.encoder.cell] if model.encoder.kind == "recurrent" else 1)
+            return DenseBridge(summary_dim, *shape)
+        case "copy":
+            return CopyBridge()
+        case "mean":
+            return MeanBridge(model.encoder.dim, *shape)
+        case "zero":
+            return ZeroBridge(*shape)
+    raise AssertionError(decoder.bridge)
 
 
 def _head(config: Config, decoder: Decoder, tgt_vocab: int, tgt_embed: Embedder) -> Head:
@@ -235,8 +266,8 @@ def _initialize(model: EncoderDecoder) -> None:
     """Matrices uniform in (-0.1, 0.1), zero biases, open forget gates, unit-variance embeddings (docs/design/0005).
 
     An embedding that is also the output layer starts as small as the matrices, so that the first logits are small.
-    Transformers and convolutions are drawn anew by a rule of their own (docs/design/0008). Real-valued models are left
-    as torch made them, as in the lecture's program.
+    The norms of recurrent cells begin with gains of 1. Transformers and convolutions are drawn anew by a rule of their
+    own (docs/design/0008). Real-valued models are left as torch made them, as in the lecture's program.
     """
     output = model.head.weight if isinstance(model.head, SoftmaxHead) else None
     for parameter in model.parameters():
@@ -245,8 +276,13 @@ def _initialize(model: EncoderDecoder) -> None:
         else:
             parameter.zero_()
     for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+    for module in model.modules():
         if isinstance(module, nn.LSTM):
             module.bias_ih_l0[module.hidden_size : 2 * module.hidden_size] = 1.0
+        if isinstance(module, NormedLSTMCell):
+            module.hidden_norm.bias[module.dim : 2 * module.dim] = 1.0
         if isinstance(module, TokenEmbedding):
             if module.table.weight is not output:
                 module.table.weight.normal_()

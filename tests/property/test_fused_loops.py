@@ -4,17 +4,20 @@ import gc
 
 import pytest
 import torch
-from zoo import ZOO, batch_of, fresh, stepped
+from zoo import DEEP, FEW, RECURRENT_DECODERS, ZOO, batch_of, fresh, model_of, stepped
 
 from itda.nn.embedding import SequenceDropout
+from itda.nn.fused import loops
 from itda.nn.fused.cells import GRUTrace, LSTMTrace
 
 FUSED = {name: kind for name, kind in ZOO.items() if kind.decoder in ("bahdanau", "feeding") and kind.layers == 1}
-each = pytest.mark.parametrize("kind", FUSED.values(), ids=FUSED)
+TOLD = ("additive", "dot", "general", "concat")  # the scores that the loops know
+STEPPED = {kind.name: kind for kind in DEEP if kind.decoder in ("bahdanau", "feeding", "gnmt")} | FUSED
+each = pytest.mark.parametrize("kind", STEPPED.values(), ids=STEPPED)
 
 
 def gradients(model, batch, decode):
-    """A random functional of features, alpha and contexts, and its gradients."""
+    """A random functional of features, alpha and contexts at real target positions, and its gradients."""
     model.zero_grad()
     torch.manual_seed(3)
     memory = model.encode(batch.src)
@@ -22,7 +25,8 @@ def gradients(model, batch, decode):
     decoded = decode(model.decoder, batch.tgt_in, memory)
     draw = torch.Generator().manual_seed(7)
     parts = [decoded.features, decoded.weights, decoded.contexts]
-    value = sum((torch.randn(part.shape, generator=draw, dtype=part.dtype) * part).sum() for part in parts)
+    real = batch.tgt_in.mask[..., None]
+    value = sum((torch.randn(part.shape, generator=draw, dtype=part.dtype) * part * real).sum() for part in parts)
     value.backward()
     named = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     return {"value": value.detach(), "memory": memory.states.grad, **named}
@@ -44,6 +48,26 @@ def test_values_and_gradients_are_those_of_the_steps(kind, dropout):
         torch.testing.assert_close(
             quick[name], expected, rtol=1e-9, atol=1e-11, msg=lambda told, name=name: name + told
         )
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in FEW.values() if kind.decoder in RECURRENT_DECODERS], ids=lambda kind: kind.name
+)
+def test_which_way_is_taken(kind, monkeypatch):
+    """The loop where it knows cell and score, and one layer is all that must wait; the steps everywhere else."""
+    started = []
+    for name in ("_Bahdanau", "_Feeding"):
+        monkeypatch.setattr(getattr(loops, name), "apply", _told(getattr(loops, name).apply, name, started))
+    model, batch = model_of(kind), batch_of(kind)
+    model.decoder(batch.tgt_in, model.encode(batch.src))
+    knows = kind.attention in TOLD and not kind.layer_norm
+    expected = {"feeding": "_Feeding", "bahdanau": "_Bahdanau", "gnmt": "_Bahdanau"}.get(kind.decoder)
+    one = kind.layers == 1 or kind.decoder == "gnmt"
+    assert started == ([expected] if expected and knows and one else [])
+
+
+def _told(function, name, started):
+    return lambda *inputs: started.append(name) or function(*inputs)
 
 
 @pytest.mark.parametrize("kind", list(FUSED.values())[::25])

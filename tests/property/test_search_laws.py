@@ -178,6 +178,8 @@ for kind, cell, score, feeding, bridge in [
     ("bahdanau", "lstm", "concat", False, "dense"),
     ("luong", "lstm", "general", True, "dense"),
     ("luong", "gru", "dot", False, "dense"),
+    ("luong", "gru", "location", True, "mean"),
+    ("gnmt", "lstm", "coverage", False, "dense"),
 ]:
     MODELS[f"{kind}-{cell}-{score}"] = (kind, cell, score, feeding, bridge)
 SHAPES = {

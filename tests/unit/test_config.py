@@ -170,6 +170,12 @@ def test_whole_numbers_are_numbers() -> None:
         ('model.decoder = {kind = "ssru", dim = 30}', "num_heads = 4 heads share it"),
         ('model.attention = {kind = "multihead", dim = 30}', "model.attention.num_heads = 4 heads share it"),
         ("model.feature_dim = 512", 'set model.tie = "none"'),
+        ('model.attention = {kind = "location", kernel_width = 4}', "it must be odd, such as 5"),
+        ('model.decoder = {kind = "plain", bridge = "zero"}', "sees of the source"),
+        ("model.encoder = {num_layers = 2, bidirectional_layers = 3}", "no more than that"),
+        ("model.encoder.residual_from = 1", "model.encoder.residual_from is 1"),
+        ("model.decoder.residual_from = 1", "model.decoder.residual_from is 1"),
+        ('model.decoder.kind = "gnmt"\nmodel.attention.kind = "dot"\nmodel.encoder.dim = 32', "make them equal"),
         ('tokenizer.kind = "words"\ntokenizer.sampling = 0.1', "tokenizer.sampling needs"),
         ("train.weight_decay = 0.1", "adamw"),
         ("train.learning_rate = 0", "nothing would be learned"),
@@ -218,6 +224,21 @@ def test_a_plain_recipe_has_no_problems_and_notices_name_what_is_not_read() -> N
         ("model.attention.num_heads = 3", ["model.attention.num_heads has no effect"]),
         ("model.transformer.num_heads = 3", ["neither encoder nor decoder is a Transformer"]),
         ('model.encoder = {kind = "transformer", bidirectional = true}', []),
+        ("model.encoder = {bidirectional = false, bidirectional_layers = 1}", ["bidirectional = false"]),
+        (
+            'model.encoder = {kind = "convolution", bidirectional_layers = 1, layer_norm = true, residual_from = 1}',
+            ["bidirectional_layers has no", "encoder.layer_norm has no", "encoder.residual_from has no"],
+        ),
+        (
+            'model.decoder = {kind = "ssru", layer_norm = true, residual_from = 2}',
+            ["decoder.layer_norm has no", "decoder.residual_from has no"],
+        ),
+        (
+            "model.encoder.residual_from = 3\nmodel.decoder = {num_layers = 2, residual_from = 3}",
+            ["encoder.num_layers = 1", "decoder.num_layers = 2"],
+        ),
+        ("model.attention = {filters = 3, kernel_width = 3}", ["attention.filters has", "attention.kernel_width has"]),
+        ('model.decoder.kind = "gnmt"\nmodel.attention = {kind = "location", dim = 3, kernel_width = 3}', []),
     ],
 )
 def test_what_a_kind_of_model_does_not_read_is_named(text: str, expected: list[str]) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from zoo import DECODERS, FEW, KINDS, VOCAB, batch_of, fresh, model_of, padded
+from zoo import FEW, KINDS, RECURRENT_DECODERS, VOCAB, batch_of, fresh, model_of, padded
 
 from itda.batch import PAD, Tokens, Vectors, token_batch, vector_batch
 from itda.build import build_model
@@ -15,13 +15,26 @@ from itda.nn.dropping import drop, keep_mask
 from itda.nn.embedding import SequenceDropout, VectorEmbedding, reverse_sequences
 from itda.nn.heads import SoftmaxHead, VectorHead
 from itda.nn.interface import Decoded, Memory, Sums, tree_map
-from itda.nn.recurrent import RecurrentEncoder, first_state, make_cell
+from itda.nn.recurrent import GRUCell, LSTMCell, RecurrentEncoder, first_state
 from itda.nn.recurrent_decoder import Stack
 
 NO_DROPOUT = SequenceDropout(0.0, False)
 LENGTHS = (5, 1, 3, 5, 2)
 both_types = pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 2e-6), (torch.float64, 1e-13)])
 cells = pytest.mark.parametrize("cell", ["lstm", "gru"])
+
+
+def make_cell(kind, input_dim, dim):
+    return {"lstm": LSTMCell, "gru": GRUCell}[kind](input_dim, dim)
+
+
+def make_encoder(cell, dim, layers, two):
+    """A recurrent encoder of three numbers a position."""
+    size = dim // 2 if two else dim
+    forwards, backwards = (
+        [make_cell(cell, dim if layer else 3, size) for layer in range(count)] for count in (layers, layers * two)
+    )
+    return RecurrentEncoder(VectorEmbedding(3), forwards, backwards, NO_DROPOUT)
 
 
 def close(left, right, atol=1e-12):
@@ -51,8 +64,7 @@ def randomize(module):
 def test_encoder_is_torchs_own_on_packed_sequences(cell, dtype, atol, layers, two):
     """States, final states (h and c at the last real position) and all gradients, whatever lies under the mask."""
     torch.manual_seed(1)
-    encoder = RecurrentEncoder(VectorEmbedding(3), cell, 8, layers, two, NO_DROPOUT)
-    encoder = randomize(encoder.to(dtype))
+    encoder = randomize(make_encoder(cell, 8, layers, two).to(dtype))
     values, mask = ragged(3, dtype)
     reference, size = (nn.LSTM if cell == "lstm" else nn.GRU), 4 if two else 8
     theirs = reference(3, size, layers, batch_first=True, bidirectional=two).to(dtype)
@@ -89,7 +101,7 @@ def test_encoder_is_torchs_own_on_packed_sequences(cell, dtype, atol, layers, tw
 
 def test_nothing_under_the_mask_is_read_not_even_nan():
     for cell in ("lstm", "gru"):
-        encoder = randomize(RecurrentEncoder(VectorEmbedding(3), cell, 4, 2, True, NO_DROPOUT))
+        encoder = randomize(make_encoder(cell, 4, 2, True))
         values, mask = ragged(3, torch.float32)
         clean = encoder(Vectors(values, mask))
         dirty = encoder(Vectors(values.masked_fill(~mask[..., None], math.nan), mask))
@@ -117,7 +129,8 @@ def test_a_state_read_after_padding_would_be_seen(cell):
 def test_the_quick_sequence_is_the_step_loop(cell, layers, dtype, atol):
     """`Stack.sequence` and repeated `Stack.step`, values and gradients, at real positions."""
     torch.manual_seed(3)
-    stack = randomize(Stack(cell, 3, 4, layers, NO_DROPOUT).to(dtype))
+    stack = Stack([make_cell(cell, 4 if layer else 3, 4) for layer in range(layers)], NO_DROPOUT)
+    stack = randomize(stack.to(dtype))
     values, mask = ragged(3, dtype)
     state = tuple(
         tuple(torch.randn(5, 4, dtype=dtype) for _ in range(2 if cell == "lstm" else 1)) for _ in range(layers)
@@ -218,7 +231,7 @@ def test_a_decoder_step_is_the_lectures_formula(kind):
     decoded, after = decoder.step(previous, state)
     embedded = decoder.embed.table.weight[previous]
     bahdanau = kind.decoder == "bahdanau"
-    layers, new_layers = (state.cache, after.cache) if bahdanau else (state.cache[0], after.cache[0])
+    layers, new_layers = state.cache[0], after.cache[0]
     queries = layers[-1][0] if bahdanau else new_layers[-1][0]
     for row, length in enumerate(batch.src.mask.sum(1).tolist()):
         alpha, context = by_hand(decoder.attention, queries[row], memory.states[row, :length])
@@ -248,7 +261,7 @@ def layer_sizes(cell):
     return cell.kernel.input_size, cell.kernel.hidden_size
 
 
-BRIDGED = [kind for kind in FEW.values() if kind.decoder in DECODERS]
+BRIDGED = [kind for kind in FEW.values() if kind.decoder in RECURRENT_DECODERS]
 
 
 @pytest.mark.parametrize("kind", BRIDGED, ids=lambda kind: kind.name)
@@ -260,9 +273,14 @@ def test_the_first_state_is_the_bridge_from_the_last_real_one(kind):
     if kind.bridge == "copy":
         assert first is memory.summary
         return
-    linear = model.decoder.bridge.map
-    mapped = torch.tanh(torch.cat(memory.summary[-1], -1) @ linear.weight.T + linear.bias)
     parts, size = 2 if kind.decoder_cell == "lstm" else 1, model.decoder.stack.dim
+    if kind.bridge == "zero":
+        mapped = torch.zeros(3, kind.layers * parts * size, dtype=torch.float64)
+    else:
+        linear, read = model.decoder.bridge.map, torch.cat(memory.summary[-1], -1)
+        if kind.bridge == "mean":
+            read = torch.stack([states[mask].mean(0) for states, mask in zip(memory.states, memory.mask, strict=True)])
+        mapped = torch.tanh(read @ linear.weight.T + linear.bias)
     for layer in range(kind.layers):
         for part in range(parts):
             start = (layer * parts + part) * size

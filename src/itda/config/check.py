@@ -79,6 +79,17 @@ def model_problems(config: Config) -> Iterator[str]:
         )
     if encoder.kind == "recurrent" and encoder.bidirectional and encoder.dim % 2:
         yield f"model.encoder.dim is {encoder.dim}; two directions share it, so it must be even"
+    if encoder.kind == "recurrent" and encoder.bidirectional and encoder.bidirectional_layers > encoder.num_layers:
+        yield (
+            f"model.encoder.bidirectional_layers is {encoder.bidirectional_layers}, and model.encoder.num_layers is "
+            f"{encoder.num_layers}; it must be no more than that (0: all)"
+        )
+    for side, recurrent in (("encoder", encoder.kind == "recurrent"), ("decoder", decoder.kind in RECURRENT_DECODERS)):
+        if recurrent and getattr(config.model, side).residual_from == 1:
+            yield (
+                f"model.{side}.residual_from is 1, and the first layer reads embeddings, which are not added to "
+                "states; it must be 2 or more (0: none)"
+            )
     if encoder.kind == "convolution" and not encoder.kernel_width % 2:
         yield (
             f"model.encoder.kernel_width is {encoder.kernel_width}; a position stands in the middle of what is seen, "
@@ -102,6 +113,16 @@ def recurrent_decoder_problems(config: Config) -> Iterator[str]:
         yield (
             f"model.attention.dim is {attention.dim}; model.attention.num_heads = {attention.num_heads} heads share "
             "it, so it must be a multiple of that"
+        )
+    if decoder.kind != "plain" and attention.kind == "location" and not attention.kernel_width % 2:
+        yield (
+            f"model.attention.kernel_width is {attention.kernel_width}; a position stands in the middle of what is "
+            f"seen, so it must be odd, such as {attention.kernel_width + 1}"
+        )
+    if decoder.kind == "plain" and decoder.bridge == "zero":
+        yield (
+            'model.decoder.bridge is "zero", and the first state is all that model.decoder.kind = "plain" sees of the '
+            'source; use bridge = "dense", or a decoder with attention'
         )
     if decoder.bridge != "copy":
         return

@@ -79,6 +79,16 @@ class EncoderConfig:
     dim: int = setting(256, "size of a state h_i (both directions together)", low=1, high=MOST_DIM)
     num_layers: int = setting(1, "layers", low=1, high=1000)
     bidirectional: bool = setting(True, "recurrent: read in both directions")
+    bidirectional_layers: int = setting(
+        0, "recurrent: how many layers, from the first, read in both directions; 0: all (GNMT: 1)", low=0, high=1000
+    )
+    layer_norm: bool = setting(False, "recurrent: cells that are layer-normalised inside; steadier, slower")
+    residual_from: int = setting(
+        0,
+        "recurrent: the first layer, counted from 1, whose input is added to its output; 0: none (GNMT: 3)",
+        low=0,
+        high=1000,
+    )
     kernel_width: int = setting(
         3, "convolution: positions that a layer sees around each, an odd number", low=1, high=1001
     )
@@ -90,16 +100,27 @@ class DecoderConfig:
 
     kind: str = setting(
         "bahdanau",
-        "recurrent ones (plain: no attention; bahdanau: query s_{t-1}; luong: query s_t), transformer, or ssru "
+        "recurrent ones (plain: no attention; bahdanau: query s_{t-1}; luong: query s_t; gnmt: query s_{t-1} of the "
+        "first layer, c_t read by all), transformer, or ssru "
         "(a Transformer with a simple recurrence in place of self-attention, for quick decoding)",
-        choices=("plain", "bahdanau", "luong", "transformer", "ssru"),
+        choices=("plain", "bahdanau", "luong", "gnmt", "transformer", "ssru"),
     )
     cell: str = setting("lstm", "recurrent cell", choices=("lstm", "gru"))
     dim: int = setting(256, "size of the state s_t", low=1, high=MOST_DIM)
     num_layers: int = setting(1, "layers", low=1, high=1000)
     input_feeding: bool = setting(True, "luong: the attentional vector is part of the next input")
+    layer_norm: bool = setting(False, "recurrent: cells that are layer-normalised inside; steadier, slower")
+    residual_from: int = setting(
+        0,
+        "recurrent: the first layer, counted from 1, whose input is added to its output; 0: none (GNMT: 3)",
+        low=0,
+        high=1000,
+    )
     bridge: str = setting(
-        "dense", "first state from the encoder's last: a learned map, or a copy", choices=("dense", "copy")
+        "dense",
+        "first state: dense or copy (a learned map of the encoder's last, or itself), mean (a learned map of the mean "
+        "of all), zero",
+        choices=("dense", "copy", "mean", "zero"),
     )
 
 
@@ -108,12 +129,20 @@ class AttentionConfig:
     """The attention of a recurrent decoder."""
 
     kind: str = setting(
-        "additive", "score e_{t,i}, or several heads", choices=("additive", "dot", "general", "concat", "multihead")
+        "additive",
+        "score e_{t,i}; several heads; or additive ones that know where they looked (location: last time; coverage: "
+        "in sum)",
+        choices=("additive", "dot", "general", "concat", "multihead", "location", "coverage"),
     )
     dim: int = setting(
-        256, "size of the hidden layer of additive and concat, and of all heads together", low=1, high=MOST_DIM
+        256,
+        "size of the hidden layer of additive, concat, location and coverage, and of all heads together",
+        low=1,
+        high=MOST_DIM,
     )
     num_heads: int = setting(4, "multihead: heads; they share dim", low=1, high=1024)
+    filters: int = setting(10, "location: filters over the last alpha", low=1, high=10_000)
+    kernel_width: int = setting(7, "location: source positions that a filter sees, an odd number", low=1, high=1001)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 from itda.config.fields import Config
 from itda.config.keys import Setting, all_keys, show
 
-RECURRENT_DECODERS = ("plain", "bahdanau", "luong")
+WITH_ATTENTION = ("bahdanau", "luong", "gnmt")
+RECURRENT_DECODERS = ("plain", *WITH_ATTENTION)
 WITH_HEADS = ("transformer", "ssru")
 
 
@@ -39,11 +40,17 @@ TABLE = (
     of("tokenizer", "model character_coverage", "tokenizer.kind", "sentencepiece"),
     of("tokenizer", "min_count", "tokenizer.kind", "characters", "words"),
     of("model.encoder", "kernel_width", "model.encoder.kind", "convolution"),
-    of("model.encoder", "cell bidirectional", "model.encoder.kind", "recurrent"),
-    of("model.decoder", "cell bridge", "model.decoder.kind", *RECURRENT_DECODERS),
+    of(
+        "model.encoder",
+        "cell bidirectional bidirectional_layers layer_norm residual_from",
+        "model.encoder.kind",
+        "recurrent",
+    ),
+    of("model.decoder", "cell layer_norm residual_from bridge", "model.decoder.kind", *RECURRENT_DECODERS),
     of("model.decoder", "input_feeding", "model.decoder.kind", "luong"),
     of("model.attention", "num_heads", "model.attention.kind", "multihead"),
-    of("model.attention", "dim", "model.attention.kind", "additive", "concat", "multihead"),
+    of("model.attention", "filters kernel_width", "model.attention.kind", "location"),
+    of("model.attention", "dim", "model.attention.kind", "additive", "concat", "multihead", "location", "coverage"),
     of("model.transformer", "max_length", "model.transformer.positions", "learned"),
     of("train", "final_scale", "train.schedule", "cosine"),
     of("train", "plateau_factor plateau_patience", "train.schedule", "plateau"),
@@ -75,7 +82,7 @@ def unread(config: Config) -> Iterator[str]:
 def whole_sections(config: Config) -> Iterator[tuple[str, str]]:
     """Yield the sections that nothing reads, with why."""
     encoder, decoder = config.model.encoder.kind, config.model.decoder.kind
-    if decoder not in ("bahdanau", "luong"):
+    if decoder not in WITH_ATTENTION:
         why = "has no attention" if decoder == "plain" else "has its own attention"
         yield "model.attention", f'model.decoder.kind = "{decoder}" {why}'
     if encoder not in WITH_HEADS and decoder not in WITH_HEADS:
@@ -88,6 +95,12 @@ def several(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     always = forcing.schedule == "constant" and forcing.ratio == 1
     coins = tuple(f"train.teacher_forcing.{name}" for name in ("granularity", "form"))
     yield coins, "train.teacher_forcing.ratio = 1, so no coin is tossed" if always else ""
+    encoder, decoder = config.model.encoder, config.model.decoder
+    one_way = encoder.kind == "recurrent" and not encoder.bidirectional
+    yield ("model.encoder.bidirectional_layers",), "model.encoder.bidirectional = false" if one_way else ""
+    for name, part, kinds in (("encoder", encoder, ("recurrent",)), ("decoder", decoder, RECURRENT_DECODERS)):
+        short = part.kind in kinds and part.residual_from > part.num_layers
+        yield (f"model.{name}.residual_from",), f"model.{name}.num_layers = {part.num_layers}" if short else ""
     made = any(name.startswith("make:") for name in (config.data.train, config.data.valid, config.data.test))
     yield ("data.seed", "data.pairs"), "" if made else "no corpus of this recipe is generated"
 

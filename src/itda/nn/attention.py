@@ -41,6 +41,18 @@ class Attention(nn.Module, ABC):
     def scores(self, query: Float[Tensor, "sentences queries dim"], keys: Tree) -> Weights:
         """e_{t,i}, before masking."""
 
+    def start(self, mask: Bool[Tensor, "sentences src"], like: Tensor) -> Tree:
+        """What is kept of earlier alphas, before the first: tensors with rows on dim 0; None: nothing ever is."""
+        return None
+
+    def follow(self, past: Tree, alpha: Float[Tensor, "rows src"]) -> Tree:
+        """What is kept once alpha_t is known."""
+        return None
+
+    def recall(self, keys: Tree, past: Tree) -> Tree:
+        """The keys for the next queries, which may depend on what is kept; it comes as (sentences, queries, ...)."""
+        return keys
+
     def forward(
         self,
         query: Float[Tensor, "sentences queries dim"],

@@ -6,6 +6,9 @@ A cell is split where the time loop needs it: `inputs` maps all positions at onc
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as ListOf
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -27,7 +30,35 @@ def last_real(states: States, mask: Mask) -> Float[Tensor, "rows dim"]:
     return states[torch.arange(len(states), device=states.device), last]
 
 
-class LSTMCell(nn.Module):
+class Cell(nn.Module, ABC):
+    """s_t = f(s_{t-1}, x_t), split where a loop over time needs it; `parts` says how many tensors a state has."""
+
+    parts: int
+    dim: int
+
+    @property
+    @abstractmethod
+    def input_weight(self) -> Float[Tensor, "gates input"]:
+        """What maps the input: cut it where an input has parts that are known at different times."""
+
+    def recurrent_map(self) -> tuple[Float[Tensor, "gates dim"], Float[Tensor, " gates"]] | None:
+        """The weight and the bias that are applied to s_{t-1}: what a fused loop needs; None: it knows no such cell."""
+        return None
+
+    @abstractmethod
+    def inputs(self, values: Float[Tensor, "*lead input"]) -> Float[Tensor, "*lead gates"]:
+        """Map x, for all positions at once; or the part of x that is known, where it is the first part of the input."""
+
+    @abstractmethod
+    def step(self, inputs: Float[Tensor, "rows gates"], state: CellState) -> CellState:
+        """s_t from s_{t-1} and the mapped input."""
+
+    @abstractmethod
+    def sequence(self, values: Sequence, state: CellState, mask: Mask) -> tuple[States, CellState]:
+        """Hidden states at all positions, and the whole state after the last real position of each row."""
+
+
+class LSTMCell(Cell):
     """Long short-term memory (Hochreiter and Schmidhuber 1997), with torch's parameters and gate order i, f, g, o."""
 
     parts = 2
@@ -36,6 +67,15 @@ class LSTMCell(nn.Module):
         super().__init__()
         self.dim = dim
         self.kernel = nn.LSTM(input_dim, dim, batch_first=True)
+
+    @property
+    def input_weight(self) -> Float[Tensor, "gates input"]:
+        """W_ih."""
+        return self.kernel.weight_ih_l0
+
+    def recurrent_map(self) -> tuple[Float[Tensor, "gates dim"], Float[Tensor, " gates"]]:
+        """W_hh and b_hh."""
+        return self.kernel.weight_hh_l0, self.kernel.bias_hh_l0
 
     def inputs(self, values: Float[Tensor, "*lead input"]) -> Float[Tensor, "*lead gates"]:
         """W_ih x + b_ih + b_hh, for all positions at once; the part of x, where it is the first part of the input."""
@@ -67,7 +107,7 @@ class LSTMCell(nn.Module):
         return hidden, (last_real(hidden, mask), cell[0])
 
 
-class GRUCell(nn.Module):
+class GRUCell(Cell):
     """Gated recurrent unit (Cho et al. 2014), with torch's parameters and gate order r, z, n."""
 
     parts = 1
@@ -76,6 +116,15 @@ class GRUCell(nn.Module):
         super().__init__()
         self.dim = dim
         self.kernel = nn.GRU(input_dim, dim, batch_first=True)
+
+    @property
+    def input_weight(self) -> Float[Tensor, "gates input"]:
+        """W_ih."""
+        return self.kernel.weight_ih_l0
+
+    def recurrent_map(self) -> tuple[Float[Tensor, "gates dim"], Float[Tensor, " gates"]]:
+        """W_hh and b_hh."""
+        return self.kernel.weight_hh_l0, self.kernel.bias_hh_l0
 
     def inputs(self, values: Float[Tensor, "*lead input"]) -> Float[Tensor, "*lead gates"]:
         """W_ih x + b_ih, for all positions at once; the part of x, where it is the first part of the input."""
@@ -98,40 +147,34 @@ class GRUCell(nn.Module):
         return hidden, (last_real(hidden, mask),)
 
 
-Cell = LSTMCell | GRUCell
-
-
-def recurrent_map(cell: Cell) -> tuple[Float[Tensor, "gates dim"], Float[Tensor, " gates"]]:
-    """The weight and the bias that a cell applies to the state before."""
-    return cell.kernel.weight_hh_l0, cell.kernel.bias_hh_l0
-
-
-def make_cell(kind: str, input_dim: int, dim: int) -> Cell:
-    """The cell that a name stands for: lstm or gru."""
-    return {"lstm": LSTMCell, "gru": GRUCell}[kind](input_dim, dim)
-
-
 def first_state(cell: Cell, like: Tensor) -> CellState:
     """Zeros for each row of `like`."""
     return tuple(like.new_zeros(len(like), cell.dim) for _ in range(cell.parts))
 
 
 class RecurrentEncoder(Encoder):
-    """Reads the source with LSTM or GRU layers, in one direction or two (h_i = [forward; backward]).
+    """Reads the source with recurrent layers, in one direction or two (h_i = [forward; backward]).
+
+    The first layers read in both directions, as many as there are `backward_cells`; the rest forwards. From the layer
+    `residual_from` on (counted from 1; 0: none) a layer's input is added to its output (Wu et al. 2016, GNMT,
+    arXiv 1609.08144: one layer in both directions, sums from the third on).
 
     Each sentence is reversed within its own length for the backward direction, and the last state is read at
     its last real position, so that no state depends on padding.
     """
 
     def __init__(
-        self, embed: Embedder, cell: str, dim: int, num_layers: int, bidirectional: bool, dropout: SequenceDropout
+        self,
+        embed: Embedder,
+        forward_cells: ListOf[Cell],
+        backward_cells: ListOf[Cell],
+        dropout: SequenceDropout,
+        residual_from: int = 0,
     ) -> None:
         super().__init__()
-        self.embed, self.dim, self.dropout = embed, dim, dropout
-        self.cell_dim = dim // (2 if bidirectional else 1)
-        sizes = [embed.dim] + [dim] * (num_layers - 1)
-        self.forward_cells = nn.ModuleList(make_cell(cell, size, self.cell_dim) for size in sizes)
-        self.backward_cells = nn.ModuleList(make_cell(cell, size, self.cell_dim) for size in sizes if bidirectional)
+        self.embed, self.dropout, self.residual_from = embed, dropout, residual_from
+        self.forward_cells, self.backward_cells = nn.ModuleList(forward_cells), nn.ModuleList(backward_cells)
+        self.dim = forward_cells[-1].dim * (2 if len(backward_cells) == len(forward_cells) else 1)
 
     def forward(self, src: Side) -> Memory:
         """Encode; the summary holds, for each layer, (hidden,) or (hidden, cell) after the last real position."""
@@ -140,15 +183,16 @@ class RecurrentEncoder(Encoder):
         values = self.dropout(self.embed(src.values).masked_fill(padding, 0.0))
         summary = []
         for layer, forward_cell in enumerate(self.forward_cells):
+            below = values
             if layer:
                 values = self.dropout(values)
             states, final = forward_cell.sequence(values, first_state(forward_cell, values), src.mask)
-            if len(self.backward_cells):
+            if layer < len(self.backward_cells):
                 cell = self.backward_cells[layer]
                 turned = reverse_sequences(values, src.mask)
                 turned, backward_final = cell.sequence(turned, first_state(cell, values), src.mask)
                 states = torch.cat([states, reverse_sequences(turned, src.mask)], dim=-1)
                 final = tuple(torch.cat(pair, dim=-1) for pair in zip(final, backward_final, strict=True))
-            values = states
+            values = states + below if 0 < self.residual_from <= layer + 1 else states
             summary.append(final)
         return Memory(values.masked_fill(padding, 0.0), src.mask, tuple(summary))

@@ -7,6 +7,7 @@ LuongDecoder      s_t = f(s_{t-1}, y_{t-1} [, feed])   c_t from the query s_t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -15,62 +16,72 @@ from torch import Tensor, nn
 
 from itda.batch import Side
 from itda.nn.attention import Attention, Terms
+from itda.nn.bridge import Bridge, StackState
 from itda.nn.embedding import Embedder, SequenceDropout
 from itda.nn.fused.loops import bahdanau_loop, feeding_loop
-from itda.nn.interface import Decoded, Decoder, Memory, State
-from itda.nn.recurrent import Cell, CellState, make_cell, recurrent_map
+from itda.nn.interface import Decoded, Decoder, Memory, State, Tree, tree_map
+from itda.nn.recurrent import Cell, CellState
 
-StackState = tuple[CellState, ...]  # one entry a layer
 Masks = tuple[Tensor | None, ...]  # of the embedding, of the input of each layer above the first, of the features
 
 
 class Stack(nn.Module):
-    """Recurrent layers on top of each other, with dropout between them."""
+    """Recurrent layers on top of each other, with dropout between them.
 
-    def __init__(self, cell: str, input_dim: int, dim: int, num_layers: int, dropout: SequenceDropout) -> None:
+    From the layer `residual_from` on (counted from 1; 0: none) a layer's input is added to its output (Wu et al. 2016,
+    GNMT, arXiv 1609.08144). What a layer reads is dropped, what is added is not, so that the output of the whole stack
+    is a sum of states, and can be had again from them. `side` is what each layer reads beside the layer below.
+    """
+
+    def __init__(self, cells: Sequence[Cell], dropout: SequenceDropout, residual_from: int = 0) -> None:
         super().__init__()
-        self.input_dim, self.dim, self.dropout = input_dim, dim, dropout
-        self.cells = nn.ModuleList(make_cell(cell, input_dim if not i else dim, dim) for i in range(num_layers))
+        self.dim, self.dropout, self.residual_from = cells[0].dim, dropout, residual_from
+        self.cells = nn.ModuleList(cells)
 
-    def step(self, inputs: Float[Tensor, "rows gates"], state: StackState, masks: Masks | None = None) -> StackState:
+    def step(
+        self,
+        inputs: Float[Tensor, "rows gates"],
+        state: StackState,
+        masks: Masks | None = None,
+        side: Float[Tensor, "rows side"] | None = None,
+    ) -> StackState:
         """All layers, one position; `inputs` is already mapped by the first layer's `inputs`, and dropped."""
-        new: list[CellState] = []
-        for layer, cell in enumerate(self.cells):
-            if layer:
-                inputs = cell.inputs(self.dropout(new[-1][0][:, None], masks[layer] if masks else None)[:, 0])
-            new.append(cell.step(inputs, state[layer]))
-        return tuple(new)
+        new = (self.cells[0].step(inputs, state[0]),)
+        for layer, cell in enumerate(self.cells[1:], 1):
+            read = self.dropout(self.output(new)[:, None], masks[layer] if masks else None)[:, 0]
+            read = read if side is None else torch.cat([read, side], dim=-1)
+            new = (*new, cell.step(cell.inputs(read), state[layer]))
+        return new
 
     def sequence(self, values: Float[Tensor, "rows time input"], state: StackState, mask: Tensor) -> Tensor:
-        """The top layer's hidden states at all positions: the fast twin of repeated `step`."""
-        for layer, cell in enumerate(self.cells):
-            values, _ = cell.sequence(self.dropout(values) if layer else values, state[layer], mask)
-        return values
+        """The output at all positions: the fast twin of repeated `step`."""
+        return self.rise(self.cells[0].sequence(values, state[0], mask)[0], state, mask)
 
+    def rise(
+        self,
+        hidden: Float[Tensor, "rows time dim"],
+        state: StackState,
+        mask: Tensor,
+        masks: Masks | None = None,
+        side: Float[Tensor, "rows time side"] | None = None,
+    ) -> Float[Tensor, "rows time dim"]:
+        """The output at all positions, from the hidden states of the first layer."""
+        for layer, cell in enumerate(self.cells[1:], 1):
+            read = self.dropout(hidden, masks[layer] if masks else None)
+            read = read if side is None else torch.cat([read, side], dim=-1)
+            states, _ = cell.sequence(read, state[layer], mask)
+            hidden = states + hidden if self._adds(layer) else states
+        return hidden
 
-class DenseBridge(nn.Module):
-    """The decoder's first state as a learned map of the encoder's last: tanh(W [h; c] + b), for each layer."""
+    def output(self, state: StackState) -> Float[Tensor, "rows dim"]:
+        """What the layers that have stepped give: the last one's s_t, and what was added to it."""
+        first = len(state) - 1
+        while first and self._adds(first):
+            first -= 1
+        return sum((hidden for hidden, *_ in state[first + 1 :]), state[first][0])
 
-    def __init__(self, summary_dim: int, dim: int, num_layers: int, parts: int) -> None:
-        super().__init__()
-        self.num_layers, self.parts = num_layers, parts
-        self.map = nn.Linear(summary_dim, dim * num_layers * parts)
-
-    def forward(self, memory: Memory) -> StackState:
-        """The first state of each layer."""
-        first = torch.tanh(self.map(torch.cat(memory.summary[-1], dim=-1))).chunk(self.num_layers * self.parts, dim=-1)
-        return tuple(tuple(first[i * self.parts : (i + 1) * self.parts]) for i in range(self.num_layers))
-
-
-class CopyBridge(nn.Module):
-    """The decoder's first state is the encoder's last, layer by layer: the lecture's context vector."""
-
-    def forward(self, memory: Memory) -> StackState:
-        """The encoder's summary as it is."""
-        return memory.summary
-
-
-Bridge = DenseBridge | CopyBridge
+    def _adds(self, layer: int) -> bool:
+        return 0 < self.residual_from <= layer + 1
 
 
 class Readout(nn.Module):
@@ -117,7 +128,7 @@ class PlainDecoder(Decoder):
         """s_t = f(s_{t-1}, y_{t-1})."""
         embedded = self.dropout(self.embed(previous)[:, None], state.masks[0])[:, 0]
         cache = self.stack.step(self.stack.cells[0].inputs(embedded), state.cache, state.masks)
-        return self._decoded(cache[-1][0][:, None], state.masks[-1]), replace(state, cache=cache)
+        return self._decoded(self.stack.output(cache)[:, None], state.masks[-1]), replace(state, cache=cache)
 
     def _masks(self, memory: Memory) -> Masks:
         return draw_masks(self.dropout, memory, self.embed.dim, self.stack, self.dim)
@@ -148,19 +159,22 @@ class BahdanauDecoder(Decoder):
         self.dim = readout.map.out_features
 
     def start(self, memory: Memory) -> State:
-        """s_0, and the keys of the attention."""
+        """s_0, the keys of the attention, and what it keeps of earlier looks."""
         masks = draw_masks(self.dropout, memory, self.embed.dim, self.stack, self.dim)
-        return State(memory, self.attention.keys(memory.states), self.bridge(memory), masks=masks)
+        cache = (self.bridge(memory), self.attention.start(memory.mask, memory.states))
+        return State(memory, self.attention.keys(memory.states), cache, masks=masks)
 
     def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
         """The loop over time, with gold inputs."""
         state = self.start(memory)
         embedded = self.dropout(self.embed(tgt_in.values), state.masks[0])
-        terms = self.attention.terms()
-        if terms is None or len(self.stack.cells) > 1:
+        cell: Cell = self.stack.cells[0]
+        terms, recurrent = self.attention.terms(), cell.recurrent_map()
+        if terms is None or recurrent is None or len(self.stack.cells) > 1:
             hidden, contexts, alpha = self._unrolled(embedded, state)
         else:
-            hidden, contexts, alpha = self._fused(embedded, state, terms)
+            first, _ = state.cache
+            hidden, contexts, alpha = fused_bahdanau(cell, recurrent, terms, embedded, first[0], state)
         read = torch.cat([hidden, contexts, embedded], dim=-1)
         return Decoded(self.readout(read, state.masks[-1]), alpha if weights else None, contexts)
 
@@ -168,7 +182,7 @@ class BahdanauDecoder(Decoder):
         """One position."""
         embedded = self.dropout(self.embed(previous)[:, None], state.masks[0])
         context, alpha, state = self._advance(self.stack.cells[0].inputs(embedded[:, 0]), state)
-        read = torch.cat([state.cache[-1][0], context, embedded[:, 0]], dim=-1)[:, None]
+        read = torch.cat([self.stack.output(state.cache[0]), context, embedded[:, 0]], dim=-1)[:, None]
         return Decoded(self.readout(read, state.masks[-1]), alpha[:, None], context[:, None]), state
 
     def _unrolled(self, embedded: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,33 +190,18 @@ class BahdanauDecoder(Decoder):
         hidden, contexts, alphas = [], [], []
         for inputs in self.stack.cells[0].inputs(embedded).unbind(1):
             context, alpha, state = self._advance(inputs, state)
-            hidden.append(state.cache[-1][0])
+            hidden.append(self.stack.output(state.cache[0]))
             contexts.append(context)
             alphas.append(alpha)
         return torch.stack(hidden, 1), torch.stack(contexts, 1), torch.stack(alphas, 1)
 
-    def _fused(self, embedded: Tensor, state: State, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
-        """All s_t, c_t and alpha_t, by one function with its own backward."""
-        cell: Cell = self.stack.cells[0]
-        hidden, alpha = bahdanau_loop(
-            cell.inputs(embedded.transpose(0, 1)), state.cache[0], recurrent_map(cell), state.keys,
-            nn.functional.linear(state.memory.states, self._context_map()), state.memory.mask, terms,
-        )  # fmt: skip
-        alpha = alpha.transpose(0, 1)
-        return hidden.transpose(0, 1), alpha @ state.memory.states, alpha
-
-    def _context_map(self) -> Float[Tensor, "gates context"]:
-        """The part of the first cell's input map that belongs to c_t."""
-        cell: Cell = self.stack.cells[0]
-        return cell.kernel.weight_ih_l0[:, self.embed.dim :]
-
     def _advance(self, inputs: Float[Tensor, "rows gates"], state: State) -> tuple[Tensor, Tensor, State]:
         """c_t and alpha_t from s_{t-1}, then s_t."""
-        query = state.cache[-1][0]  # s_{t-1}
-        context, alpha = attend(self.attention, query, state)
-        inputs = torch.addmm(inputs, context, self._context_map().t())
-        cache = self.stack.step(inputs, state.cache, state.masks)
-        return context, alpha, replace(state, cache=cache)
+        layers, past = state.cache
+        context, alpha, past = attend(self.attention, self.stack.output(layers), state, past)
+        inputs = torch.addmm(inputs, context, context_map(self.stack.cells[0], self.embed.dim).t())
+        layers = self.stack.step(inputs, layers, state.masks)
+        return context, alpha, replace(state, cache=(layers, past))
 
 
 class LuongDecoder(Decoder):
@@ -228,38 +227,41 @@ class LuongDecoder(Decoder):
         self.dim = readout.map.out_features
 
     def start(self, memory: Memory) -> State:
-        """s_0 and a zero attentional vector, and the keys of the attention."""
+        """s_0, a zero attentional vector, what the attention keeps of earlier looks, and its keys."""
         first = self.bridge(memory)
         feed = memory.states.new_zeros(len(memory.mask), self.dim) if self.input_feeding else None
         masks = draw_masks(self.dropout, memory, self.embed.dim, self.stack, self.dim)
-        return State(memory, self.attention.keys(memory.states), (first, feed), masks=masks)
+        cache = (first, feed, self.attention.start(memory.mask, memory.states))
+        return State(memory, self.attention.keys(memory.states), cache, masks=masks)
 
     def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
         """All positions at once without input feeding, else step by step."""
         state = self.start(memory)
         embedded = self.dropout(self.embed(tgt_in.values), state.masks[0])
-        terms = self.attention.terms()
-        if self.input_feeding and (terms is None or len(self.stack.cells) > 1):
+        terms, recurrent = self.attention.terms(), self.stack.cells[0].recurrent_map()
+        if self.input_feeding and (terms is None or recurrent is None or len(self.stack.cells) > 1):
             return self._unrolled(embedded, state, weights)
         if self.input_feeding:
-            return self._fused(embedded, state, terms, weights)
+            return self._fused(embedded, state, terms, recurrent, weights)
         hidden = self.stack.sequence(embedded, state.cache[0], tgt_in.mask)
-        contexts, alphas = self.attention(hidden, state.keys, memory.states, memory.mask)
+        contexts, alphas = attend_in_turn(self.attention, hidden, state, state.cache[2])
         return Decoded(self.readout(torch.cat([hidden, contexts], dim=-1)), alphas if weights else None, contexts)
 
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """One position."""
         return self._advance(self.dropout(self.embed(previous)[:, None], state.masks[0])[:, 0], state)
 
-    def _fused(self, embedded: Tensor, state: State, terms: Terms, weights: bool) -> Decoded:
+    def _fused(
+        self, embedded: Tensor, state: State, terms: Terms, recurrent: tuple[Tensor, Tensor], weights: bool
+    ) -> Decoded:
         """All positions by one function with its own backward."""
         cell: Cell = self.stack.cells[0]
-        (first,), feed = state.cache
+        (first,), feed, _ = state.cache
         memory, read = state.memory, self.readout.map
         features, alpha = feeding_loop(
-            cell.inputs(embedded.transpose(0, 1)), first, recurrent_map(cell), state.keys,
+            cell.inputs(embedded.transpose(0, 1)), first, recurrent, state.keys,
             nn.functional.linear(memory.states, read.weight[:, cell.dim :], read.bias), memory.mask, terms,
-            cell.kernel.weight_ih_l0[:, self.embed.dim :], read.weight[:, : cell.dim],
+            cell.input_weight[:, self.embed.dim :], read.weight[:, : cell.dim],
             self.dropout.draw_steps(embedded.shape[1], feed, state.masks[-1]),
         )  # fmt: skip
         features, alpha = features.transpose(0, 1), alpha.transpose(0, 1)
@@ -276,19 +278,59 @@ class LuongDecoder(Decoder):
 
     def _advance(self, embedded: Float[Tensor, "rows embedding"], state: State) -> tuple[Decoded, State]:
         """s_t, then c_t and alpha_t from it, then the features."""
-        layers, feed = state.cache
+        layers, feed, past = state.cache
         values = torch.cat([embedded, feed], dim=-1) if self.input_feeding else embedded
         layers = self.stack.step(self.stack.cells[0].inputs(values), layers, state.masks)
-        hidden = layers[-1][0]  # s_t
-        context, alpha = attend(self.attention, hidden, state)
+        hidden = self.stack.output(layers)  # s_t
+        context, alpha, past = attend(self.attention, hidden, state, past)
         features = self.readout(torch.cat([hidden, context], dim=-1)[:, None], state.masks[-1])
-        cache = (layers, features[:, 0] if self.input_feeding else None)
+        cache = (layers, features[:, 0] if self.input_feeding else None, past)
         return Decoded(features, alpha[:, None], context[:, None]), replace(state, cache=cache)
 
 
-def attend(attention: Attention, query: Float[Tensor, "rows dim"], state: State) -> tuple[Tensor, Tensor]:
-    """c_t (rows, context) and alpha_t (rows, src) for one query a row; beams share the keys of their sentence."""
+def attend(
+    attention: Attention, query: Float[Tensor, "rows dim"], state: State, past: Tree
+) -> tuple[Float[Tensor, "rows context"], Float[Tensor, "rows src"], Tree]:
+    """c_t, alpha_t and what is kept of it, for one query a row; beams share the keys of their sentence."""
     memory = state.memory
-    queries = query.view(len(memory.mask), state.width, -1)
-    context, alpha = attention(queries, state.keys, memory.states, memory.mask)
-    return context.flatten(0, 1), alpha.flatten(0, 1)
+
+    def by_sentence(rows: Tensor) -> Tensor:
+        return rows.view(len(memory.mask), state.width, -1)
+
+    keys = attention.recall(state.keys, tree_map(by_sentence, past))
+    context, alpha = attention(by_sentence(query), keys, memory.states, memory.mask)
+    alpha = alpha.flatten(0, 1)
+    return context.flatten(0, 1), alpha, attention.follow(past, alpha)
+
+
+def attend_in_turn(
+    attention: Attention, queries: Float[Tensor, "rows tgt dim"], state: State, past: Tree
+) -> tuple[Float[Tensor, "rows tgt context"], Float[Tensor, "rows tgt src"]]:
+    """All c_t and alpha_t of known queries: at once, or in turn where an alpha depends on those before."""
+    memory = state.memory
+    if past is None:
+        return attention(queries, state.keys, memory.states, memory.mask)
+    contexts, alphas = [], []
+    for query in queries.unbind(1):
+        context, alpha, past = attend(attention, query, state, past)
+        contexts.append(context)
+        alphas.append(alpha)
+    return torch.stack(contexts, 1), torch.stack(alphas, 1)
+
+
+def fused_bahdanau(
+    cell: Cell, recurrent: tuple[Tensor, Tensor], terms: Terms, embedded: Tensor, first: CellState, state: State
+) -> tuple[Float[Tensor, "rows tgt dim"], Float[Tensor, "rows tgt context"], Float[Tensor, "rows tgt src"]]:
+    """All s_t, c_t and alpha_t of one layer that reads [y_{t-1}; c_t], by one function with its own backward."""
+    states = state.memory.states
+    hidden, alpha = bahdanau_loop(
+        cell.inputs(embedded.transpose(0, 1)), first, recurrent, state.keys,
+        nn.functional.linear(states, context_map(cell, embedded.shape[-1])), state.memory.mask, terms,
+    )  # fmt: skip
+    alpha = alpha.transpose(0, 1)
+    return hidden.transpose(0, 1), alpha @ states, alpha
+
+
+def context_map(cell: Cell, embed_dim: int) -> Float[Tensor, "gates context"]:
+    """The part of a cell's input map that belongs to c_t, where y_{t-1} stands before it."""
+    return cell.input_weight[:, embed_dim:]
