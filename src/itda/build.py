@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from itda.batch import PAD
 from itda.config import Config, ModelConfig
+from itda.config.extras import factor_specs, tag_names
 from itda.nn.attention import AdditiveAttention, Attention, ConcatAttention, DotAttention, GeneralAttention
 from itda.nn.convolution import ConvolutionEncoder, GatedConvolution
 from itda.nn.embedding import Embedder, SequenceDropout, TokenEmbedding, VectorEmbedding
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.nn.entrance import Entrance
+from itda.nn.factored import FactoredEmbedding, TaggedEmbedding, WordEmbedding, draw_extras, words_of
 from itda.nn.feedforward import FeedForward
 from itda.nn.heads import SoftmaxHead, VectorHead
 from itda.nn.initial import VarianceKeeping, draw_weights
@@ -41,15 +46,24 @@ from itda.nn.transformer import (
 )
 
 
-def build_model(config: Config, src_vocab: int = 0, tgt_vocab: int = 0) -> EncoderDecoder:
+def build_model(
+    config: Config,
+    src_vocab: int = 0,
+    tgt_vocab: int = 0,
+    src_factors: Sequence[int] = (),
+    tgt_factors: Sequence[int] = (),
+) -> EncoderDecoder:
     """Compose the model of a recipe, with weights drawn from torch's global generator.
 
-    `src_vocab` and `tgt_vocab` are the vocabulary sizes; they are not read for real-valued sequences.
+    `src_vocab` and `tgt_vocab` count the words, `src_factors` and `tgt_factors` the values of each of their factors
+    (`TokenizerPair.sizes` tells all four); they are not read for real-valued sequences.
     """
     vectors = config.data.kind == "vectors"
     src_embed, tgt_embed = _embedders(config, src_vocab, tgt_vocab)
-    encoder = _encoder(config, src_embed)
-    decoder = _decoder(config, tgt_embed)
+    read_src = src_embed if vectors else _annotated(config, src_embed, src_vocab, src_factors)
+    read_tgt: Embedder = WordEmbedding(tgt_embed, tgt_vocab) if tgt_factors else tgt_embed
+    encoder = _encoder(config, read_src)
+    decoder = _decoder(config, read_tgt)
     model = EncoderDecoder(encoder, decoder, _head(config, decoder, tgt_vocab, tgt_embed))
     if not vectors:
         _initialize(model)
@@ -65,6 +79,17 @@ def _embedders(config: Config, src_vocab: int, tgt_vocab: int) -> tuple[Embedder
         assert src_vocab == tgt_vocab, "tie = all needs one vocabulary"
         return tgt_embed, tgt_embed
     return TokenEmbedding(src_vocab, dim, PAD), tgt_embed
+
+
+def _annotated(config: Config, words: Embedder, vocab_size: int, sizes: Sequence[int]) -> Embedder:
+    """What the source says beside its words: factors, then tags, whose ids lie beyond those of all combinations."""
+    assert isinstance(words, TokenEmbedding)
+    read: TokenEmbedding | FactoredEmbedding = words
+    if sizes:
+        dims = [spec.dim for spec in factor_specs(config.data.source_factors, "data.source_factors")]
+        read = FactoredEmbedding(words, vocab_size, sizes, dims)
+    tags = tag_names(config.data.tags)
+    return TaggedEmbedding(read, math.prod([vocab_size, *sizes]), len(tags)) if tags else read
 
 
 def _encoder(config: Config, embed: Embedder) -> Encoder:
@@ -119,7 +144,8 @@ def _feature_dim(config: Config) -> int:
 
 
 def _entrance(model: ModelConfig, embed: Embedder, dim: int, positions: Positions) -> Entrance:
-    scale = embed.dim**0.5 if isinstance(embed, TokenEmbedding) else 1.0
+    words = words_of(embed)
+    scale = words.dim**0.5 if words is not None else 1.0
     return Entrance(scale, _width(embed.dim, dim), positions, _dropout(model))
 
 
@@ -250,3 +276,4 @@ def _initialize(model: EncoderDecoder) -> None:
     for part in (model.encoder, model.decoder):
         if isinstance(part, VarianceKeeping):
             draw_weights(part)
+        draw_extras(part)

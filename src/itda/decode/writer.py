@@ -24,6 +24,7 @@ from itda.decode.wishes import Manners, Wish, make_rules
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.text.tokenizer import TokenizerPair
+from itda.text.wrapped import plain_text, tagged
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,14 @@ class Writer:
 
     def _read(self, number: int, text: str) -> Source:
         """Encode one text, and see what is wished of its output."""
-        tokenizers, limit = self.tokenizers, self.max_src_length
-        wish = self.request.asked.of(number, text, self._spelling(), self.request.manners)
-        ids = tokenizers.src.encode(text) if text.strip() else []
+        tokenizers, limit, asked = self.tokenizers, self.max_src_length, self.request.asked
+        try:
+            text = tagged(tokenizers.src, text, asked.language(number))
+            ids = tokenizers.src.encode(text) if text.strip() else []
+            plain = plain_text(tokenizers.src, text) if ids else text
+        except UserError as error:  # a text that is not annotated as this model's sources are
+            raise UserError(f"line {number}: {error}") from None
+        wish = asked.of(number, plain, self._spelling(), self.request.manners)
         cut = f"line {number}: the source has {len(ids)} tokens and was cut to {limit} (data.max_src_length)"
         return Source(number, text, tuple(ids[:limit]), wish, cut if len(ids) > limit else "")
 

@@ -1,0 +1,232 @@
+"""Factors and tags: what is packed comes back, what is wrong is told with its line, what depends on them is learned."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+import itda
+from itda.config import DataConfig, TokenizerConfig, parse, problems
+from itda.data.catalog import locate
+from itda.data.corpus import ReadReport, read_pairs
+from itda.errors import UserError
+from itda.text.case import CASES, recase, split_case
+from itda.text.factors import Annotation
+from itda.text.sides import learn_sides
+from itda.text.tokenizer import load_tokenizers
+
+KINDS = ("words", "characters", "sentencepiece")
+TEXTS = ["Das Haus, McDonald's  USA!", "ein kleines HAUS", "«Über» straße STRASSE İ ﬁn 3x", " a ▁ B", "Ǆ ǅ ß ẞ"]
+ANNOTATED = ["Das|ART Haus|N.PL", "ein\u00a0x|N Haus|N", "das|ART  Haus|N"]
+
+
+def sides(pairs, kind="words", sampling=0.0, **data):
+    """The tokenizers that these pairs teach."""
+    config = TokenizerConfig(kind=kind, vocab_size=400, sampling=sampling)
+    numbered = [(f"pairs, line {number}", *pair) for number, pair in enumerate(pairs, start=1)]
+    return learn_sides(DataConfig(**data), config, lambda: iter(numbered), 1)
+
+
+@pytest.mark.parametrize("word", [word for text in TEXTS for word in text.split()])
+def test_a_word_comes_back_from_what_is_left_and_its_case(word: str) -> None:
+    left, case = split_case(word)
+    assert recase(left, case) == word
+    assert case in CASES
+    assert case == "mixed" or left == left.lower()
+
+
+@pytest.mark.parametrize("sampling", [0.0, 0.3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_comes_back_with_its_case(kind: str, sampling: float) -> None:
+    if sampling and kind != "sentencepiece":
+        return
+    pair = sides([(text, text) for text in TEXTS], kind, sampling, source_factors="case", target_factors="case")
+    for text in TEXTS:
+        for ids in (pair.tgt.encode(text), pair.tgt.sample(text, random.Random(3))):
+            assert pair.tgt.decode(ids) == pair.tgt.normalize(text)
+        assert len(pair.src.surfaces(text)) == len(pair.src.encode(text))
+    folded = pair.src.words(pair.src.encode("HAUS"))
+    assert folded == pair.src.words(pair.src.encode("haus"))
+    assert pair.joint
+    assert "".join(pair.src.surfaces("ein kleines HAUS")).replace(" ", "") == "einkleinesHAUS"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_part_of_a_word_carries_its_features(kind: str, tmp_path: Path) -> None:
+    pair = sides([(text, "x") for text in ANNOTATED], kind, source_factors="case, pos:3")
+    for text, plain in zip(ANNOTATED, ["Das Haus", "ein\u00a0x Haus", "das  Haus"], strict=True):
+        ids = pair.src.encode(text)
+        values = pair.src.values(ids)["pos"]
+        words = [piece.strip(" ▁␣") for piece in pair.src.pieces(ids)]
+        assert {value for value, word in zip(values, words, strict=True) if word} <= {"ART", "N", "N.PL"}
+        assert [value for value, word in zip(values, words, strict=True) if word][-1].startswith("N")
+        assert pair.src.plain(text) == pair.src.decode(ids) == plain
+    unseen = pair.src.encode("Haus|NEW")
+    assert set(pair.src.values(unseen)["pos"]) == {""}, "a value that training did not see is unknown"
+    assert all(number >= pair.src.inner.vocab_size for number in unseen)
+    pair.save(tmp_path)
+    again = load_tokenizers(tmp_path)
+    assert again.fingerprint() == pair.fingerprint() != sides([("a", "x")], kind).fingerprint()
+    assert [again.src.encode(text) for text in ANNOTATED] == [pair.src.encode(text) for text in ANNOTATED]
+    assert again.sizes() == pair.sizes()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("das|ART Haus", "word 2, 'Haus', has 0 features, and 1 must follow each word: write word|pos"),
+        ("das|ART|X Haus|N", "word 1, 'das|ART|X', has 2 features"),
+        ("das| Haus|N", "word 1, 'das|', has an empty part"),
+        ("|ART Haus|N", "word 1, '|ART', has an empty part"),
+    ],
+)
+def test_a_wrong_number_of_features_is_told_with_its_line(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refusal:
+        sides([("das|ART", "x"), (text, "x")], source_factors="pos")
+    assert str(refusal.value).startswith(f"pairs, line 2: {words}")
+    file = tmp_path / "pairs.tsv"
+    file.write_text(f"das|ART\tx\n\n{text}\ty\n", encoding="utf-8")
+    from itda.data.store import build_store
+
+    with pytest.raises(UserError, match=r"pairs\.tsv, line 3: word"):
+        build_store(locate(str(file)), sides([("das|ART", "x")], source_factors="pos"), DataConfig(), tmp_path / "s")
+
+
+def test_another_separator_and_words_that_hold_the_usual_one() -> None:
+    pair = sides([("a|b￨N c￨V", "x")], source_factors="pos", factor_separator="￨")
+    assert pair.src.values(pair.src.encode("a|b￨N c￨V"))["pos"][-1] == "V"
+    assert Annotation(("case",)).split("a|b c")[0] == ["a|b", "c"], "without annotation nothing separates"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ('source_factors = "case:0"', 'data.source_factors holds "case:0"; a factor is written NAME or NAME:DIM'),
+        ('source_factors = "case,,pos"', 'holds ""'),
+        ('source_factors = "pos, pos"', 'names "pos" twice'),
+        ('target_factors = "pos:3"', 'data.target_factors holds "pos:3"; a factor is written NAME, with'),
+        ('factor_separator = " "', "it must be one or more characters that are no spaces"),
+        ('tags = "de, de"', 'data.tags names "de" twice'),
+        ('tags = "<2de>"', 'data.tags holds "<2de>"; a language is a word'),
+        ('valid = "<2de> pairs.tsv"', "and data.tags is empty"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: str, words: str) -> None:
+    config = parse(f'name = "x"\ntrain.updates = 1\n[data]\ntrain = "pairs.tsv"\n{settings}')
+    assert any(words in problem for problem in problems(config))
+
+
+def test_a_tag_is_one_id_in_front_and_text_everywhere_else(tmp_path: Path) -> None:
+    pair = sides([("<2de> a b", "x"), ("<2fr> <2de> b", "y")], "characters", tags="de, fr", source_factors="case")
+    ids = pair.src.encode("<2fr> a")
+    base = pair.src.inner.vocab_size
+    assert ids[0] == base + 1
+    assert all(number < base for number in ids[1:])
+    assert pair.src.encode("<2de> <2fr> a")[1:] == pair.src.inner.encode("<2fr> a"), "further inside it is text"
+    assert pair.src.pieces(ids) == pair.src.surfaces("<2fr> a") == ["<2fr>", "a"]
+    assert pair.src.decode(ids) == "a"
+    assert pair.tgt.vocab_size == pair.sizes()[1], "no tag can be written"
+    pair.save(tmp_path)
+    assert load_tokenizers(tmp_path).src.encode("<2fr> a") == ids
+    for text, words in (("<2es> a", "'es'; this model's tags are for de, fr"), ("a", "the source has no tag")):
+        with pytest.raises(UserError, match=words):
+            pair.src.encode(text)
+        with pytest.raises(UserError, match="pairs, line 2: the"):
+            sides([("<2de> a", "x"), (text, "y")], tags="de, fr")
+
+
+def test_corpora_are_joined_each_with_its_tag(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("one\teins\n\ttwo\n", encoding="utf-8")
+    (tmp_path / "b.tsv").write_text("one\tun\tfr\nzwei\ttwo\ten\n", encoding="utf-8")
+    name = f"<2de> {tmp_path}/a.tsv + <2*> {tmp_path}/b.tsv + <2en> swap:{tmp_path}/a.tsv"
+    files, report = locate(name), ReadReport()
+    found = [(pair.number, pair.src, pair.tgt) for pair in read_pairs(files, report=report)]
+    assert found == [
+        (1, "<2de> one", "eins"),
+        (1, "<2fr> one", "un"),
+        (2, "<2en> zwei", "two"),
+        (1, "<2en> eins", "one"),
+    ]
+    assert (report.lines, report.pairs) == (6, 4)
+    assert len(report.skipped) == 2
+    assert files.reading != locate(name.replace("<2de>", "<2fr>")).reading
+    (tmp_path / "b.tsv").write_text("one\tun\tfr\nzwei\ttwo\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"b.tsv, line 2: its third column is ''"):
+        list(read_pairs(files))
+
+
+SMALL = (
+    "model.embedding_dim=24",
+    "model.encoder.dim=32",
+    "model.decoder.dim=32",
+    "model.attention.dim=16",
+    "model.dropout=0",
+    "model.tie=none",
+    "tokenizer.kind=words",
+    "train.batch=32",
+    "train.learning_rate=0.01",
+    "train.schedule=constant",
+    "train.warmup=0",
+    "train.validate_every=1000",
+    "train.metric=loss",
+    "decode.beam_size=2",
+)
+
+
+def written(path: Path, lines) -> str:
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return f"data.train={path}"
+
+
+def drawn_words(seed: int, count: int) -> list[list[str]]:
+    draw = random.Random(seed)
+    return [draw.choices("abcd", k=draw.randint(1, 3)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("factors", ["act", "act:6"])
+def test_what_depends_on_a_factor_alone_is_learned(factors: str, tmp_path: Path, monkeypatch) -> None:
+    """Each word is written as it is, or as the next letter: its feature says which."""
+    monkeypatch.setenv("ITDA_CACHE", str(tmp_path / "cache"))
+    draw, ways = random.Random(1), {"keep": dict(zip("abcd", "abcd")), "next": dict(zip("abcd", "bcda"))}  # noqa: B905
+
+    def example(words):
+        acts = [draw.choice(list(ways)) for _ in words]
+        src = " ".join(f"{word}|{act}" for word, act in zip(words, acts, strict=True))
+        return src, " ".join(ways[act][word] for word, act in zip(words, acts, strict=True))
+
+    train = written(tmp_path / "train.tsv", ("\t".join(example(words)) for words in drawn_words(1, 600)))
+    test = [example(words) for words in drawn_words(2, 40)]
+    model = itda.train(
+        "reverse", *SMALL, train, "data.valid=", f"data.source_factors={factors}", run=tmp_path / "run", updates=120
+    )
+    found = itda.load(tmp_path / "run").generate([src for src, _ in test])
+    right = [one.text == tgt for one, (_, tgt) in zip(found, test, strict=True)]
+    assert sum(right) >= 36, sum(right)
+    assert found[0].src_tokens == tuple(part.split("|")[0] for part in test[0][0].split())
+    with pytest.raises(UserError, match="line 2: word 1, 'a', has 0 features"):
+        model.generate([test[0][0], "a b"])
+    with pytest.raises(UserError, match="pair 1: word 2"):
+        model.score([("a|keep b", "x")])
+
+
+def test_the_same_source_is_copied_or_reversed_as_its_tag_says(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("ITDA_CACHE", str(tmp_path / "cache"))
+    words = drawn_words(3, 500)
+    for name, step in (("copy", 1), ("back", -1)):
+        written(tmp_path / f"{name}.tsv", (f"{' '.join(one)}\t{' '.join(one[::step])}" for one in words))
+    corpus = f"data.train=<2copy> {tmp_path}/copy.tsv + <2back> {tmp_path}/back.tsv"
+    itda.train("reverse", *SMALL, corpus, "data.valid=", "data.tags=copy, back", run=tmp_path / "run", updates=200)
+    model, test = itda.load(tmp_path / "run"), [" ".join(one) for one in drawn_words(4, 30)]
+    for name, step in (("copy", 1), ("back", -1)):
+        found = [one.text for one in model.generate(test, target_language=name)]
+        assert sum(one == " ".join(src.split()[::step]) for one, src in zip(found, test, strict=True)) >= 27
+        assert found == [one.text for one in model.generate([f"<2{name}> {src}" for src in test])]
+        assert model.score([("a b", "b a")], target_language=name) == model.score([(f"<2{name}> a b", "b a")])
+    each = model.generate(["a b c", "", "a b c"], target_language=["copy", "copy", "back"])
+    assert [one.text for one in each] == ["a b c", "", "c b a"]
+    shown = model.attention("a b", "a b", target_language="copy")
+    assert shown.src_tokens == ("<2copy>", "a", "b")
+    with pytest.raises(UserError, match=r"line 1: the target language is 'de'; this model's tags are for copy, back"):
+        model.generate(["a b"], target_language="de")
+    with pytest.raises(UserError, match="line 1: the source has no tag"):
+        model.generate(["a b"])
