@@ -17,9 +17,10 @@ from itda.nn.embedding import Embedder, SequenceDropout, TokenEmbedding, VectorE
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.nn.entrance import Entrance
 from itda.nn.factored import FactoredEmbedding, TaggedEmbedding, WordEmbedding, draw_extras, words_of
+from itda.nn.factored_head import FactoredHead
 from itda.nn.feedforward import FeedForward
 from itda.nn.heads import SoftmaxHead, VectorHead
-from itda.nn.initial import VarianceKeeping, draw_weights
+from itda.nn.initial import VarianceKeeping, draw_matrix, draw_weights
 from itda.nn.interface import Decoder, Encoder, Head
 from itda.nn.multihead import CrossAttention, MultiHeadAttention, SelfAttention
 from itda.nn.positions import LearnedPositions, NoPositions, Positions, SinusoidalPositions
@@ -64,7 +65,10 @@ def build_model(
     read_tgt: Embedder = WordEmbedding(tgt_embed, tgt_vocab) if tgt_factors else tgt_embed
     encoder = _encoder(config, read_src)
     decoder = _decoder(config, read_tgt)
-    model = EncoderDecoder(encoder, decoder, _head(config, decoder, tgt_vocab, tgt_embed))
+    head = _head(config, decoder, tgt_vocab, tgt_embed)
+    if tgt_factors and isinstance(head, SoftmaxHead) and isinstance(tgt_embed, TokenEmbedding):
+        head = FactoredHead(head, tgt_embed.table.weight, decoder.dim, tgt_factors, config.train.factor_weight)
+    model = EncoderDecoder(encoder, decoder, head)
     if not vectors:
         _initialize(model)
     return model
@@ -260,7 +264,8 @@ def _initialize(model: EncoderDecoder) -> None:
     Transformers and convolutions are drawn anew by a rule of their own (docs/design/0008). Real-valued models are left
     as torch made them, as in the lecture's program.
     """
-    output = model.head.weight if isinstance(model.head, SoftmaxHead) else None
+    head = model.head.words if isinstance(model.head, FactoredHead) else model.head
+    output = head.weight if isinstance(head, SoftmaxHead) else None
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.uniform_(-0.1, 0.1)
@@ -277,3 +282,6 @@ def _initialize(model: EncoderDecoder) -> None:
         if isinstance(part, VarianceKeeping):
             draw_weights(part)
         draw_extras(part)
+    if isinstance(model.head, FactoredHead):
+        for linear in (model.head.hidden, *model.head.outputs):
+            draw_matrix(linear)

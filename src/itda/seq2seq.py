@@ -26,7 +26,7 @@ from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.run import RunFolder
 from itda.text.tokenizer import TokenizerPair, load_tokenizers
-from itda.text.wrapped import tagged
+from itda.text.wrapped import plain_text, tagged
 
 BATCH = 64  # sentences decoded together, unless the caller says otherwise
 CHUNK = 2048  # lines that a stream holds: sorted by length within, given back in order
@@ -227,6 +227,10 @@ class Seq2Seq:
             decoded.weights[0].cpu().numpy() if decoded.weights is not None else None,
             notice="; ".join(cuts),
         )
+
+    def words(self, side: str, text: str) -> str:
+        """Give a text of a side (src, tgt) without the tag and the features that stand in it."""
+        return plain_text(getattr(self._tokenizers(), side), text)
 
     def token_names(
         self, src: str, tgt: str | None, found: Hypothesis, target_language: str = ""

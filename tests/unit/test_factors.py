@@ -4,8 +4,11 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
+from zoo import FACTOR_SIZES, VOCAB, Kind, batch_of, close, model_of, stepped
 
 import itda
+from itda.batch import Tokens
 from itda.config import DataConfig, TokenizerConfig, parse, problems
 from itda.data.catalog import locate
 from itda.data.corpus import ReadReport, read_pairs
@@ -183,8 +186,7 @@ def drawn_words(seed: int, count: int) -> list[list[str]]:
     return [draw.choices("abcd", k=draw.randint(1, 3)) for _ in range(count)]
 
 
-@pytest.mark.parametrize("factors", ["act", "act:6"])
-def test_what_depends_on_a_factor_alone_is_learned(factors: str, tmp_path: Path, monkeypatch) -> None:
+def test_what_depends_on_a_factor_alone_is_learned(tmp_path: Path, monkeypatch) -> None:
     """Each word is written as it is, or as the next letter: its feature says which."""
     monkeypatch.setenv("ITDA_CACHE", str(tmp_path / "cache"))
     draw, ways = random.Random(1), {"keep": dict(zip("abcd", "abcd")), "next": dict(zip("abcd", "bcda"))}  # noqa: B905
@@ -197,7 +199,7 @@ def test_what_depends_on_a_factor_alone_is_learned(factors: str, tmp_path: Path,
     train = written(tmp_path / "train.tsv", ("\t".join(example(words)) for words in drawn_words(1, 600)))
     test = [example(words) for words in drawn_words(2, 40)]
     model = itda.train(
-        "reverse", *SMALL, train, "data.valid=", f"data.source_factors={factors}", run=tmp_path / "run", updates=120
+        "reverse", *SMALL, train, "data.valid=", "data.source_factors=act, case:4", run=tmp_path / "run", updates=120
     )
     found = itda.load(tmp_path / "run").generate([src for src, _ in test])
     right = [one.text == tgt for one, (_, tgt) in zip(found, test, strict=True)]
@@ -230,3 +232,71 @@ def test_the_same_source_is_copied_or_reversed_as_its_tag_says(tmp_path: Path, m
         model.generate(["a b"], target_language="de")
     with pytest.raises(UserError, match="line 1: the source has no tag"):
         model.generate(["a b"])
+
+
+def test_case_travels_beside_the_words_and_is_given_back(tmp_path: Path, monkeypatch) -> None:
+    """Words are copied with the case that chance gave them; neither side's vocabulary knows a capital."""
+    monkeypatch.setenv("ITDA_CACHE", str(tmp_path / "cache"))
+    draw = random.Random(5)
+
+    def line() -> str:
+        return " ".join(recase(2 * word, draw.choice(CASES[:3])) for word in draw.sample("abcd", draw.randint(1, 2)))
+
+    train, test = [line() for _ in range(500)], [line() for _ in range(30)]
+    corpus = written(tmp_path / "train.tsv", (f"{one}\t{one}" for one in train))
+    settings = ("data.valid=", "data.source_factors=case:6", "data.target_factors=case")
+    itda.train("reverse", *SMALL, corpus, *settings, run=tmp_path / "run", updates=120)
+    model = itda.load(tmp_path / "run")
+    found = model.generate(test, n_best=2)
+    assert sum(one.text == text for one, text in zip(found, test, strict=True)) >= 27
+    assert sorted(model.tokenizers.tgt.inner.entries) == [" aa", " bb", " cc", " dd"]
+    sure = next(one for one, text in zip(found, test, strict=True) if one.text == text and " " in text)
+    assert sure.factors["case"] == tuple(split_case(word)[1] for word in sure.text.split())
+    assert [one.text.lower() for one in sure.n_best] != [sure.text.lower()] * 2
+    twice = itda.load([tmp_path / "run", tmp_path / "run"]).generate(test)
+    assert [one.text for one in twice] == [one.text for one in found]
+    drawn = model.generate(test[:3], sample={"seed": 1}, n_best=2)
+    assert all(one.factors["case"] for many in drawn for one in many.n_best if one.tokens)
+    score = model.score([(test[0], found[0].text)])[0]
+    assert score.log_prob == pytest.approx(found[0].log_prob, abs=1e-4), "a score is that of the words"
+    for asked in ({"prefix": "Aa"}, {"must": ["AA"]}, {"terminology": {"aa": "bb"}}):
+        with pytest.raises(UserError, match="line 1: this model searches words without their case"):
+            model.generate(["aa"], **asked)
+    with pytest.raises(UserError, match="use generate in place of stream"):
+        list(model.stream("aa"))
+
+
+@torch.no_grad()
+def test_the_factors_of_a_head_are_what_its_formula_says() -> None:
+    """The objective is the words' nll and the factors', given the word beside them; the nll is the words' alone."""
+    kind = Kind(factors=True)
+    model, batch = model_of(kind), batch_of(kind)
+    memory, head = model.encode(batch.src), model.head
+    decoded = stepped(model.decoder, batch.tgt_in, memory)
+    words, values = batch.tgt_out.ids % VOCAB, batch.tgt_out.ids // VOCAB
+    extra = 0.0
+    for row, position in batch.tgt_out.mask.nonzero().tolist():
+        if value := int(values[row, position]):
+            beside = model.decoder.embed.words.table.weight[words[row, position]]
+            read = torch.cat([decoded.features[row, position], beside])
+            logits = head.outputs[0](torch.tanh(head.hidden(read)))
+            extra -= float(logits.log_softmax(0)[value])
+    sums = head.loss(decoded, batch.tgt_out, memory)
+    assert extra > 0
+    assert float(sums.objective - sums.nll) == pytest.approx(extra * head.factor_weight, abs=1e-9)
+    close(sums.nll, head.words.loss(decoded, Tokens(words, batch.tgt_out.mask), memory).nll)
+    (found,) = head.factors(decoded, words)
+    close(found.exp().sum(-1), torch.ones_like(found[..., 0]))
+    assert not found[..., :2].exp().any(), "neither no value nor an unknown one is ever written"
+    (other,) = head.factors(decoded, (words + 1) % VOCAB)
+    assert not torch.allclose(found, other), "a factor depends on the word beside it"
+
+
+@torch.no_grad()
+def test_a_packed_id_is_embedded_as_its_parts() -> None:
+    embed = model_of(Kind(factors=True)).encoder.embed
+    inner, (cases, pos) = embed.inner, embed.inner.factors
+    word, case, part = 5, 2, 3
+    packed = torch.tensor([word + VOCAB * (case + FACTOR_SIZES[0][0] * part), VOCAB * 12 + 1])
+    expected = torch.cat([inner.words.table.weight[word] + cases.weight[case], pos.weight[part]])
+    close(embed(packed), torch.stack([expected, embed.tags.weight[1]]))

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from itda.nn.embedding import Embedder, TokenEmbedding
 
+FIRST = 2  # of a factor's numbers, the first that stands for a value: 0 is none, 1 one that training did not see
+
 
 class FactoredEmbedding(Embedder):
     """The word's embedding, with those of its factors added to it, or beside it where they have a size of their own."""
@@ -47,13 +49,13 @@ class TaggedEmbedding(Embedder):
     def __init__(self, inner: TokenEmbedding | FactoredEmbedding, base: int, tags: int) -> None:
         super().__init__()
         self.inner, self.base, self.dim = inner, base, inner.dim
-        self.tags = nn.Embedding(1 + tags, inner.dim, padding_idx=0)  # 0: no tag
+        self.tags = nn.Embedding(tags, inner.dim)
 
     def forward(self, ids: Int[Tensor, "*lead"]) -> Float[Tensor, "*lead dim"]:
         """(...) ids to (..., dim) features."""
         is_tag = ids >= self.base
-        words = self.inner(ids.masked_fill(is_tag, 0)).masked_fill(is_tag[..., None], 0.0)
-        return words + self.tags((ids - (self.base - 1)).clamp(min=0))
+        words, tags = self.inner(ids.masked_fill(is_tag, 0)), self.tags((ids - self.base).clamp(min=0))
+        return torch.where(is_tag[..., None], tags, words)
 
 
 class WordEmbedding(Embedder):
@@ -88,7 +90,8 @@ def draw_extras(part: nn.Module) -> None:
             continue
         words = words_of(module)
         assert words is not None, "factors and tags stand beside words"
-        has_unknown = isinstance(module, FactoredEmbedding)
-        for table in module.factors if has_unknown else [module.tags]:
+        beside = isinstance(module, FactoredEmbedding)
+        for table in module.factors if beside else [module.tags]:
             table.weight.normal_(std=float(words.table.weight.square().mean().sqrt()))
-            table.weight[: 1 + has_unknown] = 0.0
+            if beside:
+                table.weight[:FIRST] = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from itda.errors import DamagedFileError
@@ -38,6 +39,18 @@ def tagged(tokenizer: Tokenizer, text: str, language: str) -> str:
     if not language or not text.strip():
         return text
     return f"{tag(check_language(language, languages(tokenizer)))} {text}"
+
+
+def words_of(tokenizer: Tokenizer, ids: Sequence[int]) -> Sequence[int]:
+    """Take the words out of ids that may be packed with factors."""
+    found = factored(tokenizer)
+    return ids if found is None else found.words(ids)
+
+
+def folds_case(tokenizer: Tokenizer) -> bool:
+    """Say whether the ids of words are those of words without their case."""
+    found = factored(tokenizer)
+    return found is not None and "case" in found.annotation.names
 
 
 def factor_sizes(tokenizer: Tokenizer) -> tuple[int, ...]:
