@@ -1,17 +1,19 @@
 """Factors and tags: what is packed comes back, what is wrong is told with its line, what depends on them is learned."""
 
+import itertools
 import random
 from pathlib import Path
 
 import pytest
 import torch
-from zoo import FACTOR_SIZES, VOCAB, Kind, batch_of, close, model_of, stepped
+from zoo import FACTOR_SIZES, VOCAB, Kind, batch_of, close, fresh, model_of, stepped
 
 import itda
 from itda.batch import Tokens
 from itda.config import DataConfig, TokenizerConfig, parse, problems
 from itda.data.catalog import locate
 from itda.data.corpus import ReadReport, read_pairs
+from itda.decode.ensemble import join
 from itda.errors import UserError
 from itda.text.case import CASES, recase, split_case
 from itda.text.factors import Annotation
@@ -224,8 +226,14 @@ def test_the_same_source_is_copied_or_reversed_as_its_tag_says(tmp_path: Path, m
         assert sum(one == " ".join(src.split()[::step]) for one, src in zip(found, test, strict=True)) >= 27
         assert found == [one.text for one in model.generate([f"<2{name}> {src}" for src in test])]
         assert model.score([("a b", "b a")], target_language=name) == model.score([(f"<2{name}> a b", "b a")])
-    each = model.generate(["a b c", "", "a b c"], target_language=["copy", "copy", "back"])
-    assert [one.text for one in each] == ["a b c", "", "c b a"]
+    each = model.generate(["a b c", "", "a b c", "<2back> "], target_language=["copy", "copy", "back", "back"])
+    assert [one.text for one in each] == ["a b c", "", "c b a", ""]
+    with pytest.raises(UserError, match="target_language has 1 entries, and there is a text 2"):
+        model.generate(["a b", "b a"], target_language=["copy"])
+    with pytest.raises(
+        UserError, match="begins with <2back>, and the target language copy was asked for; leave one out"
+    ):
+        model.generate(["<2back> a b"], target_language="copy")
     shown = model.attention("a b", "a b", target_language="copy")
     assert shown.src_tokens == ("<2copy>", "a", "b")
     with pytest.raises(UserError, match=r"line 1: the target language is 'de'; this model's tags are for copy, back"):
@@ -293,10 +301,20 @@ def test_the_factors_of_a_head_are_what_its_formula_says() -> None:
 
 
 @torch.no_grad()
+def test_an_ensemble_says_factors_by_the_mean_of_its_members() -> None:
+    kind = Kind(factors=True)
+    models, batch = [fresh(kind, seed).eval() for seed in (1, 2)], batch_of(kind)
+    whole, words = join(models), batch.tgt_out.ids % VOCAB
+    (found,) = whole.head.factors(whole(batch), words)
+    close(found, sum(model.head.factors(model(batch), words)[0] for model in models) / 2)
+
+
+@torch.no_grad()
 def test_a_packed_id_is_embedded_as_its_parts() -> None:
     embed = model_of(Kind(factors=True)).encoder.embed
-    inner, (cases, pos) = embed.inner, embed.inner.factors
-    word, case, part = 5, 2, 3
-    packed = torch.tensor([word + VOCAB * (case + FACTOR_SIZES[0][0] * part), VOCAB * 12 + 1])
-    expected = torch.cat([inner.words.table.weight[word] + cases.weight[case], pos.weight[part]])
-    close(embed(packed), torch.stack([expected, embed.tags.weight[1]]))
+    inner, (cases, pos), sizes = embed.inner, embed.inner.factors, FACTOR_SIZES[0]
+    for word, case, part in itertools.product((0, 5, VOCAB - 1), range(sizes[0]), range(sizes[1])):
+        expected = torch.cat([inner.words.table.weight[word] + cases.weight[case], pos.weight[part]])
+        close(embed(torch.tensor(word + VOCAB * (case + sizes[0] * part))), expected)
+    for number in range(2):
+        close(embed(torch.tensor(VOCAB * sizes[0] * sizes[1] + number)), embed.tags.weight[number])

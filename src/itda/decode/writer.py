@@ -105,8 +105,8 @@ class Writer:
         tokenizers, limit, asked = self.tokenizers, self.max_src_length, self.request.asked
         try:
             text = tagged(tokenizers.src, text, asked.language(number))
-            ids = tokenizers.src.encode(text) if text.strip() else []
-            plain = plain_text(tokenizers.src, text) if ids else text
+            plain = plain_text(tokenizers.src, text) if text.strip() else ""
+            ids = tokenizers.src.encode(text) if plain.strip() else []
         except UserError as error:  # a text that is not annotated as this model's sources are
             raise UserError(f"line {number}: {error}") from None
         wish = asked.of(number, plain, self._spelling(), self.request.manners)

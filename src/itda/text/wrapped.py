@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from itda.errors import DamagedFileError
+from itda.errors import DamagedFileError, UserError
 from itda.text.contract import Tokenizer
 from itda.text.factors import FactoredTokenizer, open_factors
-from itda.text.tags import TaggedTokenizer, check_language, tag
+from itda.text.tags import TaggedTokenizer, check_language, split_tag, tag
 
 
 def core(tokenizer: Tokenizer) -> Tokenizer:
@@ -36,9 +36,16 @@ def plain_text(tokenizer: Tokenizer, text: str) -> str:
 
 def tagged(tokenizer: Tokenizer, text: str, language: str) -> str:
     """Put the tag of a target language before a source, where one is asked for; blank sources stay as they are."""
+    known = languages(tokenizer)
     if not language or not text.strip():
         return text
-    return f"{tag(check_language(language, languages(tokenizer)))} {text}"
+    check_language(language, known)
+    own, _ = split_tag(text)
+    if own in known and own != language:
+        raise UserError(
+            f"the text begins with {tag(own)}, and the target language {language} was asked for; leave one out"
+        )
+    return text if own == language else f"{tag(language)} {text}"
 
 
 def words_of(tokenizer: Tokenizer, ids: Sequence[int]) -> Sequence[int]:
