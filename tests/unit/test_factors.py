@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from zoo import FACTOR_SIZES, VOCAB, Kind, batch_of, close, fresh, model_of, ste
 
 import itda
 from itda.batch import Tokens
+from itda.build import build_model
 from itda.config import DataConfig, TokenizerConfig, parse, problems
 from itda.data.catalog import locate
 from itda.data.corpus import ReadReport, read_pairs
+from itda.data.store import build_store
 from itda.decode.ensemble import join
 from itda.errors import UserError
 from itda.text.case import CASES, recase, split_case
@@ -91,8 +94,6 @@ def test_a_wrong_number_of_features_is_told_with_its_line(text: str, words: str,
     assert str(refusal.value).startswith(f"pairs, line 2: {words}")
     file = tmp_path / "pairs.tsv"
     file.write_text(f"das|ART\tx\n\n{text}\ty\n", encoding="utf-8")
-    from itda.data.store import build_store
-
     with pytest.raises(UserError, match=r"pairs\.tsv, line 3: word"):
         build_store(locate(str(file)), sides([("das|ART", "x")], source_factors="pos"), DataConfig(), tmp_path / "s")
 
@@ -263,6 +264,8 @@ def test_case_travels_beside_the_words_and_is_given_back(tmp_path: Path, monkeyp
     assert [one.text.lower() for one in sure.n_best] != [sure.text.lower()] * 2
     twice = itda.load([tmp_path / "run", tmp_path / "run"]).generate(test)
     assert [one.text for one in twice] == [one.text for one in found]
+    alone = [model.generate([text], n_best=2)[0] for text in test[:4]]
+    assert [(one.text, one.factors) for one in alone] == [(one.text, one.factors) for one in found[:4]]
     drawn = model.generate(test[:3], sample={"seed": 1}, n_best=2)
     assert all(one.factors["case"] for many in drawn for one in many.n_best if one.tokens)
     score = model.score([(test[0], found[0].text)])[0]
@@ -318,3 +321,31 @@ def test_a_packed_id_is_embedded_as_its_parts() -> None:
         close(embed(torch.tensor(word + VOCAB * (case + sizes[0] * part))), expected)
     for number in range(2):
         close(embed(torch.tensor(VOCAB * sizes[0] * sizes[1] + number)), embed.tags.weight[number])
+
+
+def test_ids_of_many_combinations_are_kept_whole(tmp_path: Path) -> None:
+    """Six factors of 50 values each make more combinations than 32 bits count; a dozen more than 62 do."""
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"w{n}{f'|v{n}' * 6}\tx\n" for n in range(50)), encoding="utf-8")
+    lines = [(pair.src, pair.tgt) for pair in read_pairs(locate(str(file)))]
+    pair = sides(lines, source_factors="a, b, c, d, e, f")
+    store = build_store(locate(str(file)), pair, DataConfig(), tmp_path / "stores")
+    ids = [store.src_ids(number).tolist() for number in range(50)]
+    assert ids == [pair.src.encode(src) for src, _ in lines]
+    assert max(ids)[0] > 1 << 32
+    assert pair.src.values(ids[7]) == dict.fromkeys("abcdef", ("v7",))
+    wide = [(src.partition("|")[0] + f"|v{number}" * 12, tgt) for number, (src, tgt) in enumerate(lines)]
+    with pytest.raises(UserError, match="more than fit into a 64-bit number; leave out the factor"):
+        sides(wide, source_factors="a, b, c, d, e, f, g, h, i, j, k, l")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("encoder", "tie"), [("recurrent", "all"), ("recurrent", "none"), ("transformer", "all")])
+def test_factors_begin_as_large_as_words_and_what_was_never_seen_as_nothing(encoder: str, tie: str) -> None:
+    config = Kind(encoder=encoder, factors=True).config()
+    config = replace(config, model=replace(config.model, tie=tie, embedding_dim=8))
+    embed = build_model(config, 400, 400, (40, 40), (5,)).encoder.embed
+    words = embed.inner.words.table.weight[1:]
+    for table in embed.inner.factors:
+        assert not table.weight[:2].any()
+        assert float(table.weight[2:].std() / words.std()) == pytest.approx(1, abs=0.25)
