@@ -18,8 +18,8 @@ from itda.data.corpus import ReadReport, read_pairs
 from itda.data.store import build_store
 from itda.decode.ensemble import join
 from itda.errors import UserError
+from itda.text.annotation import Annotation
 from itda.text.case import CASES, recase, split_case
-from itda.text.factors import Annotation
 from itda.text.sides import learn_sides
 from itda.text.tokenizer import load_tokenizers
 
@@ -53,6 +53,9 @@ def test_a_text_comes_back_with_its_case(kind: str, sampling: float) -> None:
         for ids in (pair.tgt.encode(text), pair.tgt.sample(text, random.Random(3))):
             assert pair.tgt.decode(ids) == pair.tgt.normalize(text)
         assert len(pair.src.surfaces(text)) == len(pair.src.encode(text))
+    unknown = pair.tgt.encode("Qq das")
+    if kind == "words":
+        assert pair.tgt.decode(unknown, {0: "iPod"}) == "iPod das", "what stands in for <unk> keeps its own case"
     folded = pair.src.words(pair.src.encode("HAUS"))
     assert folded == pair.src.words(pair.src.encode("haus"))
     assert pair.joint

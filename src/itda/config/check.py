@@ -40,7 +40,7 @@ def data_problems(config: Config) -> Iterator[str]:
                 yield f"data.{split} is {corpus}, which names no split; write {corpus.rstrip('/')}/{split}"
     for split in ("train", "valid", "test"):
         corpus = getattr(config.data, split)
-        if corpus.startswith("<2") and not config.data.tags.strip():
+        if "<2" in corpus and not config.data.tags.strip():
             yield f'data.{split} is "{corpus}", with a tag, and data.tags is empty; name the languages in data.tags'
     if config.data.valid:
         return

@@ -30,7 +30,7 @@ def locate(name: str, *, seed: int = 1, pairs: int | None = None) -> CorpusFiles
     is read from right to left; several are joined by ` + `. Raises UserError that lists every place where it was
     looked for.
     """
-    if _JOINED in name and not Path(name).expanduser().is_file():
+    if _JOINED in name and not all(Path(part.strip()).expanduser().is_file() for part in name.split(",")):
         several = tuple(locate(part.strip(), seed=seed, pairs=pairs) for part in name.split(_JOINED))
         if any(part.kind == "stdin" for part in several):
             raise UserError(f"{name}: standard input cannot be one of several corpora; write it into a file first.")

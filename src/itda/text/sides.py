@@ -9,7 +9,8 @@ from dataclasses import replace
 from itda.config import DataConfig, TokenizerConfig
 from itda.config.extras import factor_specs, tag_names
 from itda.errors import UserError
-from itda.text.factors import Annotation, FactoredTokenizer, count_values, learn_factors
+from itda.text.annotation import Annotation, count_values, learn_factors
+from itda.text.factors import FactoredTokenizer
 from itda.text.tags import TaggedTokenizer, check_language, split_tag
 from itda.text.tokenizer import Tokenizer, TokenizerPair, train_tokenizers
 
