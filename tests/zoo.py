@@ -40,6 +40,8 @@ DECODERS = {
 RECURRENT_DECODERS = {**DECODERS, "gnmt": ("gnmt", True)}
 OTHER_ENCODERS = ("transformer", "convolution")
 OTHER_DECODERS = ("transformer", "ssru")
+FACTORED = {"source_factors": "case, pos:3", "target_factors": "case", "tags": "de, fr"}
+FACTOR_SIZES = ((3, 4), (4,))  # of source and target; no value and an unknown one are two of them
 ATTENTIONS = ("additive", "dot", "general", "concat")
 
 
@@ -64,6 +66,7 @@ class Kind:
     layer_norm: bool = False
     both_ways: int = 0
     residual: int = 0
+    factors: bool = False  # of source and target, and tags
 
     @property
     def recurrent(self) -> bool:
@@ -85,7 +88,8 @@ class Kind:
         deep = {"normed": self.layer_norm, "both": self.both_ways, "residual": self.residual}
         decoder = "-".join([decoder, *(f"{name}{int(value)}" for name, value in deep.items() if value)])
         shape = (self.positions, self.norm, "pre" if self.norm_first else "post", self.activation, str(self.kv_heads))
-        return "-".join([self.data, encoder, decoder, *(() if self.recurrent else shape)])
+        shape = () if self.recurrent else shape
+        return "-".join([self.data, encoder, decoder, *shape, *["factors"] * self.factors])
 
     def config(self) -> Config:
         """The recipe, with sizes that differ wherever they may, so that no two can be mistaken for each other."""
@@ -93,7 +97,13 @@ class Kind:
         dim = 8 if self.encoder == "transformer" or form == "ssru" else 6
         equal = self.bridge == "copy" or (self.attention == "dot" and form != "plain")
         return Config(
-            data=DataConfig(kind=self.data, train="-", src_dim=SRC_DIM, tgt_dim=TGT_DIM),
+            data=DataConfig(
+                kind=self.data,
+                train="-",
+                src_dim=SRC_DIM,
+                tgt_dim=TGT_DIM,
+                **(FACTORED if self.factors else {}),
+            ),
             model=ModelConfig(
                 embedding_dim=5,
                 encoder=EncoderConfig(
@@ -230,7 +240,12 @@ def _covering(kinds: list[Kind]) -> list[Kind]:
     return chosen
 
 
-OTHERS = [*_covering(PURE), *_mixed(), *MULTIHEAD, *DEEP]
+WITH_FACTORS = [
+    Kind(factors=True),
+    Kind(factors=True, encoder="transformer", decoder="ssru"),
+    Kind(factors=True, encoder="convolution", decoder="transformer"),
+]
+OTHERS = [*_covering(PURE), *_mixed(), *MULTIHEAD, *DEEP, *WITH_FACTORS]
 ZOO = {kind.name: kind for kind in [*KINDS, *OTHERS]}
 FEW = {kind.name: kind for kind in [*_covering(KINDS), *OTHERS]}
 
@@ -244,7 +259,7 @@ def model_of(kind: Kind) -> EncoderDecoder:
 def fresh(kind: Kind, seed: int = 0) -> EncoderDecoder:
     """A model of its own, with weights large enough that gates and attention are neither open, shut nor uniform."""
     torch.manual_seed(seed)
-    model = build_model(kind.config(), VOCAB, VOCAB).double()
+    model = build_model(kind.config(), VOCAB, VOCAB, *(FACTOR_SIZES if kind.factors else ())).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.6)
@@ -261,7 +276,22 @@ def batch_of(kind: Kind, src: Sequence[int] = SRC_LENGTHS, tgt: Sequence[int] = 
         ]
         return doubled(vector_batch(*sides, index=range(len(src))))
     words = [[torch.randint(4, VOCAB, (length,), generator=draw).tolist() for length in one] for one in (src, tgt)]
+    if kind.factors:
+        words = [
+            [[_packed(word, sizes, draw) for word in sentence] for sentence in side]
+            for side, sizes in zip(words, FACTOR_SIZES, strict=True)
+        ]
+        tag = VOCAB * FACTOR_SIZES[0][0] * FACTOR_SIZES[0][1]
+        words[0] = [[tag + number % 2, *sentence[1:]] for number, sentence in enumerate(words[0])]
     return token_batch(*words, index=range(len(src)))
+
+
+def _packed(word: int, sizes: Sequence[int], draw: torch.Generator) -> int:
+    """A word with factors drawn by chance."""
+    unit = VOCAB
+    for size in sizes:
+        word, unit = word + unit * int(torch.randint(size, (), generator=draw)), unit * size
+    return word
 
 
 def doubled(batch: Batch) -> Batch:

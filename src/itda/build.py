@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from itda.batch import PAD
 from itda.config import Config, DecoderConfig, EncoderConfig, ModelConfig
+from itda.config.extras import factor_specs, tag_names
 from itda.nn.attention import AdditiveAttention, Attention, ConcatAttention, DotAttention, GeneralAttention
 from itda.nn.bridge import Bridge, CopyBridge, DenseBridge, MeanBridge, ZeroBridge
 from itda.nn.convolution import ConvolutionEncoder, GatedConvolution
 from itda.nn.embedding import Embedder, SequenceDropout, TokenEmbedding, VectorEmbedding
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.nn.entrance import Entrance
+from itda.nn.factored import FactoredEmbedding, TaggedEmbedding, WordEmbedding, draw_extras, words_of
+from itda.nn.factored_head import FactoredHead
 from itda.nn.feedforward import FeedForward
 from itda.nn.gnmt import GNMTDecoder
 from itda.nn.heads import SoftmaxHead, VectorHead
-from itda.nn.initial import VarianceKeeping, draw_weights
+from itda.nn.initial import VarianceKeeping, draw_matrix, draw_weights
 from itda.nn.interface import Decoder, Encoder, Head
 from itda.nn.multihead import CrossAttention, MultiHeadAttention, SelfAttention
 from itda.nn.normed_cells import NormedGRUCell, NormedLSTMCell
@@ -36,16 +42,28 @@ from itda.nn.transformer import (
 )
 
 
-def build_model(config: Config, src_vocab: int = 0, tgt_vocab: int = 0) -> EncoderDecoder:
+def build_model(
+    config: Config,
+    src_vocab: int = 0,
+    tgt_vocab: int = 0,
+    src_factors: Sequence[int] = (),
+    tgt_factors: Sequence[int] = (),
+) -> EncoderDecoder:
     """Compose the model of a recipe, with weights drawn from torch's global generator.
 
-    `src_vocab` and `tgt_vocab` are the vocabulary sizes; they are not read for real-valued sequences.
+    `src_vocab` and `tgt_vocab` count the words, `src_factors` and `tgt_factors` the values of each of their factors
+    (`TokenizerPair.sizes` tells all four); they are not read for real-valued sequences.
     """
     vectors = config.data.kind == "vectors"
     src_embed, tgt_embed = _embedders(config, src_vocab, tgt_vocab)
-    encoder = _encoder(config, src_embed)
-    decoder = _decoder(config, tgt_embed)
-    model = EncoderDecoder(encoder, decoder, _head(config, decoder, tgt_vocab, tgt_embed))
+    read_src = src_embed if vectors else _annotated(config, src_embed, src_vocab, src_factors)
+    read_tgt: Embedder = WordEmbedding(tgt_embed, tgt_vocab) if tgt_factors else tgt_embed
+    encoder = _encoder(config, read_src)
+    decoder = _decoder(config, read_tgt)
+    head = _head(config, decoder, tgt_vocab, tgt_embed)
+    if tgt_factors and isinstance(head, SoftmaxHead) and isinstance(tgt_embed, TokenEmbedding):
+        head = FactoredHead(head, tgt_embed.table.weight, decoder.dim, tgt_factors, config.train.factor_weight)
+    model = EncoderDecoder(encoder, decoder, head)
     if not vectors:
         _initialize(model)
     return model
@@ -60,6 +78,17 @@ def _embedders(config: Config, src_vocab: int, tgt_vocab: int) -> tuple[Embedder
         assert src_vocab == tgt_vocab, "tie = all needs one vocabulary"
         return tgt_embed, tgt_embed
     return TokenEmbedding(src_vocab, dim, PAD), tgt_embed
+
+
+def _annotated(config: Config, words: Embedder, vocab_size: int, sizes: Sequence[int]) -> Embedder:
+    """What the source says beside its words: factors, then tags, whose ids lie beyond those of all combinations."""
+    assert isinstance(words, TokenEmbedding)
+    read: TokenEmbedding | FactoredEmbedding = words
+    if sizes:
+        dims = [spec.dim for spec in factor_specs(config.data.source_factors, "data.source_factors")]
+        read = FactoredEmbedding(words, vocab_size, sizes, dims)
+    tags = tag_names(config.data.tags)
+    return TaggedEmbedding(read, math.prod([vocab_size, *sizes]), len(tags)) if tags else read
 
 
 def _encoder(config: Config, embed: Embedder) -> Encoder:
@@ -136,7 +165,8 @@ def _feature_dim(config: Config) -> int:
 
 
 def _entrance(model: ModelConfig, embed: Embedder, dim: int, positions: Positions) -> Entrance:
-    scale = embed.dim**0.5 if isinstance(embed, TokenEmbedding) else 1.0
+    words = words_of(embed)
+    scale = words.dim**0.5 if words is not None else 1.0
     return Entrance(scale, _width(embed.dim, dim), positions, _dropout(model))
 
 
@@ -269,7 +299,8 @@ def _initialize(model: EncoderDecoder) -> None:
     The norms of recurrent cells begin with gains of 1. Transformers and convolutions are drawn anew by a rule of their
     own (docs/design/0008). Real-valued models are left as torch made them, as in the lecture's program.
     """
-    output = model.head.weight if isinstance(model.head, SoftmaxHead) else None
+    head = model.head.words if isinstance(model.head, FactoredHead) else model.head
+    output = head.weight if isinstance(head, SoftmaxHead) else None
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.uniform_(-0.1, 0.1)
@@ -290,3 +321,7 @@ def _initialize(model: EncoderDecoder) -> None:
     for part in (model.encoder, model.decoder):
         if isinstance(part, VarianceKeeping):
             draw_weights(part)
+        draw_extras(part)
+    if isinstance(model.head, FactoredHead):
+        for linear in (model.head.hidden, *model.head.outputs):
+            draw_matrix(linear)

@@ -26,6 +26,7 @@ from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.run import RunFolder
 from itda.text.tokenizer import TokenizerPair, load_tokenizers
+from itda.text.wrapped import plain_text, tagged
 
 BATCH = 64  # sentences decoded together, unless the caller says otherwise
 CHUNK = 2048  # lines that a stream holds: sorted by length within, given back in order
@@ -82,8 +83,7 @@ class Seq2Seq:
         if config.data.kind == "text":
             run.verify("tokenizer")
             tokenizers = load_tokenizers(run.tokenizer_path)
-        sizes = (tokenizers.src.vocab_size, tokenizers.tgt.vocab_size) if tokenizers else (0, 0)
-        model = build_model(config, *sizes)
+        model = build_model(config, *(tokenizers.sizes() if tokenizers else (0, 0)))
         run.load_weights(model)
         place = find_device(device)
         return cls(config, model.to(place).eval(), tokenizers, run.path, place)
@@ -96,7 +96,8 @@ class Seq2Seq:
         `sample` (True, itda.Sampling(...) or a mapping) draws `n_best` samples. `prefix` is what the output begins
         with, `must` and `must_not` are phrases that stand in it or do not: one for all texts, or a list, one for each.
         `terminology` (a TSV file or a mapping) says how terms of the source are written, and `placeholders` (True or
-        a pattern) are copied through. docs/reference/decoding.md tells what composes with what.
+        a pattern) are copied through. docs/reference/decoding.md tells what composes with what. `target_language` is
+        what a many-to-many model is to write (one for all, or a list), where texts do not begin with a tag themselves.
 
         A blank text gives a blank output. A text over the recipe's max_src_length is cut, with a warning.
         """
@@ -147,7 +148,9 @@ class Seq2Seq:
         return Writer(self.model.eval(), self._tokenizers(), self.config.data.max_src_length, self.device, request)
 
     @torch.inference_mode()
-    def score(self, pairs: Iterable[tuple[str, str]], *, batch_size: int = BATCH) -> list[PairScore]:
+    def score(
+        self, pairs: Iterable[tuple[str, str]], *, batch_size: int = BATCH, target_language: str = ""
+    ) -> list[PairScore]:
         """Give log p(target | source) of each pair under teacher forcing, with eos; nothing is cut."""
         tokenizers = self._tokenizers()
         check_count(batch_size=batch_size)
@@ -157,7 +160,11 @@ class Seq2Seq:
             whole = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
             if not whole or not all(isinstance(side, str) for side in pair):
                 raise UserError(f"pair {number} is {pair!r:.60}; it must be (source text, target text).")
-            encoded.append((tokenizers.src.encode(pair[0]), tokenizers.tgt.encode(pair[1])))
+            try:
+                src = tokenizers.src.encode(tagged(tokenizers.src, pair[0], target_language))
+                encoded.append((src, tokenizers.tgt.encode(pair[1])))
+            except UserError as error:
+                raise UserError(f"pair {number}: {error}") from None
         scores: list[PairScore | None] = [None] * len(encoded)
         for places in alike([(len(src), len(tgt)) for src, tgt in encoded], batch_size, POSITIONS):
             batch = token_batch([encoded[p][0] for p in places], [encoded[p][1] for p in places])
@@ -174,23 +181,24 @@ class Seq2Seq:
         rows = zip(nll.double().cpu(), correct.cpu(), lengths, strict=True)
         return [PairScore(float(n[:k].sum()), k, int(c[:k].sum()), tuple((-n[:k]).tolist())) for n, c, k in rows]
 
-    def attention(self, src: str, tgt: str) -> Hypothesis:
+    def attention(self, src: str, tgt: str, *, target_language: str = "") -> Hypothesis:
         """The attention over `src` while `tgt` is forced, as a `Hypothesis` whose text is `tgt`.
 
         What is over the recipe's max_src_length or max_tgt_length is cut, with a warning.
         """
-        found = self.forced(src, tgt)
+        found = self.forced(src, tgt, target_language=target_language)
         if found.notice:
             warnings.warn(found.notice, stacklevel=2)
         return found
 
     @torch.inference_mode()
-    def forced(self, src: str, tgt: str) -> Hypothesis:
+    def forced(self, src: str, tgt: str, *, target_language: str = "") -> Hypothesis:
         """The same without a warning: `notice` says what was cut."""
         tokenizers, data = self._tokenizers(), self.config.data
         for name, text in (("source", src), ("target", tgt)):
             if not isinstance(text, str):
                 raise UserError(f"the {name} is {text!r:.60}, of type {type(text).__name__}; it must be a str.")
+        src = tagged(tokenizers.src, src, target_language)
         src_ids, tgt_ids = tokenizers.src.encode(src), tokenizers.tgt.encode(tgt)
         cuts = []
         if len(src_ids) > data.max_src_length:
@@ -220,13 +228,19 @@ class Seq2Seq:
             notice="; ".join(cuts),
         )
 
-    def token_names(self, src: str, tgt: str | None, found: Hypothesis) -> tuple[list[str], list[str]]:
+    def words(self, side: str, text: str) -> str:
+        """Give a text of a side (src, tgt) without the tag and the features that stand in it."""
+        return plain_text(getattr(self._tokenizers(), side), text)
+
+    def token_names(
+        self, src: str, tgt: str | None, found: Hypothesis, target_language: str = ""
+    ) -> tuple[list[str], list[str]]:
         """Name the tokens of source and output for a reader, an unknown one by the text that it stands for.
 
         `tgt` is the target that was forced, or None: what a model writes as unknown has no other name.
         """
         tokenizers = self._tokenizers()
-        names = []
+        src, names = tagged(tokenizers.src, src, target_language), []
         for tokenizer, text, tokens in ((tokenizers.src, src, found.src_tokens), (tokenizers.tgt, tgt, found.tokens)):
             surfaces = tokens if text is None else tokenizer.surfaces(text)
             names.append([real if token == SPECIALS[UNK] else token for token, real in zip(tokens, surfaces)])  # noqa: B905

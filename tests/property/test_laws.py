@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from zoo import FEW, ZOO, Leaves, batch_of, model_of, on_sides, padded, rows_of, stepped, trimmed
+from zoo import FEW, VOCAB, ZOO, Leaves, batch_of, model_of, on_sides, padded, rows_of, stepped, trimmed
 
 from itda.nn.interface import Memory, State, tree_map
 
@@ -278,7 +278,8 @@ def test_training_and_search_agree(kind):
             errors = (model.head.predict(slow, memory) - batch.tgt_out.values).square().mean(-1)
         else:
             log_probs = model.head.log_probs(slow, memory)
-            errors = -log_probs.gather(2, batch.tgt_out.ids[..., None]).squeeze(-1)
-            best = model.head.predict(slow, memory) == batch.tgt_out.ids
+            words = batch.tgt_out.ids % VOCAB  # with factors, ids are packed
+            errors = -log_probs.gather(2, words[..., None]).squeeze(-1)
+            best = model.head.predict(slow, memory) == words
             assert int(model.scores(batch)[1].sum()) == int(best[batch.tgt_out.mask].sum())
         close(model.loss(batch).nll, errors[batch.tgt_out.mask].sum())

@@ -265,6 +265,8 @@ def test_every_setting_without_a_reader_is_named_and_a_read_one_is_not() -> None
         "train.teacher_forcing.granularity=sequence": "",
         "train.teacher_forcing.form=parallel": "",
         "data.src_dim=3": "",
+        "data.factor_separator=/": "data.source_factors=case",
+        "train.factor_weight=2": "data.source_factors=case",
         "decode.diversity=2": "",
     }
     read = {
@@ -276,6 +278,8 @@ def test_every_setting_without_a_reader_is_named_and_a_read_one_is_not() -> None
         "train.teacher_forcing.granularity=sequence": "train.teacher_forcing.ratio=0.5",
         "train.teacher_forcing.form=parallel": "train.teacher_forcing.schedule=linear",
         "decode.diversity=2": "decode.diverse_groups=5",
+        "data.factor_separator=/": "data.source_factors=case, pos:4",
+        "train.factor_weight=2": "data.target_factors=case",
     }
     for table, count in ((silent, 1), (read, 0)):
         for assignment, setup in table.items():

@@ -61,7 +61,8 @@ def evaluate(
     found = [(pair.src, pair.tgt) for pair in read_pairs(files, swap=model.config.data.swap, report=report)]
     for message in report.messages():
         say(f"{files.name}: {message}")
-    sources, references = [src for src, _ in found], [tgt for _, tgt in found]
+    sources = [model.words("src", src) for src, _ in found]
+    references = [model.words("tgt", tgt) for _, tgt in found]
     hypotheses, likelihood = outputs(model, found, beam)
     settings: dict[str, Any] = {"tokenize": tokenize, "resamples": resamples, "seed": seed}
     result = measure(hypotheses, references, sources, likelihood=likelihood, **settings)
@@ -103,4 +104,4 @@ def outputs(model: Seq2Seq, pairs: list[tuple[str, str]], beam: int | None) -> t
         if hypothesis.notice:
             say(hypothesis.notice)
         texts.append(hypothesis.text)
-    return texts, Likelihood.of(model.score(pairs), [tgt for _, tgt in pairs])
+    return texts, Likelihood.of(model.score(pairs), [model.words("tgt", tgt) for _, tgt in pairs])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from itda.cli.options import Device, Json, Threads, apply_threads, choose_device
+from itda.cli.options import Device, Json, Threads, To, apply_threads, choose_device
 from itda.cli.output import console, emit, say
 
 app = typer.Typer(add_completion=False)
@@ -23,6 +23,7 @@ def explain(
     out: Annotated[Path, typer.Option("--out", help="The picture: .png or .svg.")] = Path("attention.png"),
     terminal: Annotated[bool, typer.Option("--text", help="Show it in the terminal, in place of a picture.")] = False,
     beam: Annotated[int | None, typer.Option("--beam", min=1, help="Beam size; default: the recipe's.")] = None,
+    to: To = "",
     threads: Threads = None,
     device: Device = "auto",
     json: Json = False,
@@ -37,7 +38,10 @@ def explain(
     if not text.strip():
         raise UserError("the text is blank; give at least one word.")
     model = Seq2Seq.load(run, choose_device(device))
-    found = next(model.generate_lazily([text], beam_size=beam)) if target is None else model.forced(text, target)
+    if target is None:
+        found = next(model.generate_lazily([text], beam_size=beam, target_language=to))
+    else:
+        found = model.forced(text, target, target_language=to)
     if found.notice:
         say(found.notice)
     if found.attention is None:
@@ -45,7 +49,7 @@ def explain(
             f"{run} has no attention (model.decoder.kind = {model.config.model.decoder.kind}): nothing to draw; "
             "explain a run whose decoder has one."
         )
-    names = model.token_names(text, target, found)
+    names = model.token_names(text, target, found, to)
     src_tokens, tgt_tokens = ([*side, EOS_NAME] for side in names)
     if terminal:
         say(found.text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from itda.cli.options import Device, Threads, apply_threads, choose_device
+from itda.cli.options import Device, Threads, To, apply_threads, choose_device
 from itda.cli.output import emit, say
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def generate(
     average: Annotated[
         str, typer.Option("--average", help="What an ensemble averages: probabilities or log-probabilities.")
     ] = "probabilities",
+    to: To = "",
     stream: Annotated[bool, typer.Option("--stream", help="Print each output while it is written.")] = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences decoded together; changes no result.")] = 64,
     threads: Threads = None,
@@ -163,6 +164,7 @@ def generate(
         "must_not": [*(must_not or []), *(filter(None, lines(str(must_not_file))) if must_not_file else ())],
         "terminology": terminology,
         "placeholders": placeholder_pattern or placeholders,
+        "target_language": to,
     }
     apply_threads(threads)
     place = choose_device(device)
@@ -195,6 +197,7 @@ def print_found(number: int, hypothesis: Hypothesis, n_best: int, json: bool) ->
                     "tokens": one.tokens,
                     "src_tokens": one.src_tokens,
                     "alignment": one.alignment,
+                    **({"factors": one.factors} if one.factors else {}),
                 }
             )
         else:

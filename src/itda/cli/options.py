@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 MOST_THREADS = 1024
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: what PyTorch chooses.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps; auto: cuda where there is one.")]
+To = Annotated[str, typer.Option("--to", help="Target language of a many-to-many model (data.tags), such as de.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed; default: the recipe's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from itda.cli.options import Device, Threads, apply_threads, choose_device
+from itda.cli.options import Device, Threads, To, apply_threads, choose_device
 from itda.cli.output import emit, say
 
 app = typer.Typer(add_completion=False)
@@ -22,6 +22,7 @@ def score(
     pairs: Annotated[
         str, typer.Argument(help="FILE.tsv[.gz], SRC,TGT, NAME/SPLIT under ITDA_DATA, make:NAME/SPLIT, or -")
     ],
+    to: To = "",
     threads: Threads = None,
     device: Device = "auto",
     json: Annotated[
@@ -39,7 +40,8 @@ def score(
     stream = read_pairs(locate(pairs), swap=model.config.data.swap, report=report)
     printed = 0
     while chunk := list(itertools.islice(stream, CHUNK)):
-        for pair, one in zip(chunk, model.score((pair.src, pair.tgt) for pair in chunk), strict=True):
+        found = model.score(((pair.src, pair.tgt) for pair in chunk), target_language=to)
+        for pair, one in zip(chunk, found, strict=True):
             if json:
                 emit(
                     {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from itda.config.extras import factor_specs, tag_names
 from itda.config.fields import Config, TokenizerConfig
 from itda.config.unread import RECURRENT_DECODERS, WITH_HEADS, unread
 from itda.errors import UserError
@@ -37,6 +38,10 @@ def data_problems(config: Config) -> Iterator[str]:
             corpus = getattr(config.data, split)
             if corpus.startswith("make:") and not corpus.partition("/")[2]:
                 yield f"data.{split} is {corpus}, which names no split; write {corpus.rstrip('/')}/{split}"
+    for split in ("train", "valid", "test"):
+        corpus = getattr(config.data, split)
+        if "<2" in corpus and not config.data.tags.strip():
+            yield f'data.{split} is "{corpus}", with a tag, and data.tags is empty; name the languages in data.tags'
     if config.data.valid:
         return
     if config.train.metric != "loss" or config.train.patience or config.train.schedule == "plateau":
@@ -53,6 +58,15 @@ def text_problems(config: Config) -> Iterator[str]:
         yield 'model.tie = "all" shares one table, and tokenizer.joint is false; set joint = true or tie = "target"'
     if tokenizer.sampling and tokenizer.kind != "sentencepiece":
         yield f'tokenizer.sampling needs tokenizer.kind = "sentencepiece", not "{tokenizer.kind}"; set sampling = 0'
+    try:
+        factor_specs(config.data.source_factors, "data.source_factors")
+        factor_specs(config.data.target_factors, "data.target_factors", summed_only=True)
+        tag_names(config.data.tags)
+    except UserError as error:
+        yield str(error)
+    separator = config.data.factor_separator
+    if not separator or any(char.isspace() for char in separator):
+        yield f'data.factor_separator is "{separator}"; it must be one or more characters that are no spaces, such as |'
 
 
 def vector_problems(config: Config) -> Iterator[str]:

@@ -39,6 +39,21 @@ class DataConfig:
     max_tgt_length: int = setting(
         200, "longest target in tokens; a longer pair is skipped in training and counted", low=1, high=100_000
     )
+    source_factors: str = setting(
+        "",
+        "features of each source word, commas between them: case (made from the word itself), or names of your own for "
+        "what stands behind each word (word|NOUN|PL); NAME is added to the word's embedding, NAME:16 stands beside it",
+    )
+    target_factors: str = setting(
+        "",
+        "features predicted beside each target token, named in the same way; with case the output gets its case back",
+    )
+    factor_separator: str = setting("|", "what stands between a word and its features")
+    tags: str = setting(
+        "",
+        "target languages of a many-to-many model, such as de, fr: each source begins with a tag, <2de>; where lines "
+        "have none, name the corpus <2de> CORPUS (for all lines), or <2*> CORPUS (a third column holds the language)",
+    )
     seed: int = setting(1, "seed of a generated corpus (make:...)", low=0, high=MOST_SEED)
     pairs: int = setting(
         0, "number of pairs of a generated corpus; 0: the generator's own default", low=0, high=100_000_000
@@ -247,6 +262,9 @@ class TrainConfig:
         2, "plateau: validations without a better metric before the rate falls", low=1, high=MOST
     )
     label_smoothing: float = setting(0.0, "label smoothing", low=0.0, high=0.9)
+    factor_weight: float = setting(
+        1.0, "weight of the loss of data.target_factors beside that of the words", low=0.0, high=1000.0
+    )
     clip_norm: float = setting(1.0, "gradient norm is clipped at this; 0: off", low=0.0, high=1e9)
     autocast: str = setting("off", "mixed precision", choices=("off", "bfloat16"))
     validate_every: int = setting(500, "updates between validations, each with a checkpoint", low=1, high=MOST)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from itda.config.extras import AUTOMATIC, parts_of
 from itda.config.fields import Config
 from itda.config.keys import Setting, all_keys, show
 
@@ -36,7 +37,7 @@ def of(parent: str, keys: str, where: str, *values: Any) -> Readers:
 TABLE = (
     of("data", "length src_dim tgt_dim", "data.kind", "vectors"),
     of("model", "feature_dim", "data.kind", "text"),
-    of("data", "max_src_length max_tgt_length", "data.kind", "text"),
+    of("data", "max_src_length max_tgt_length source_factors target_factors tags", "data.kind", "text"),
     of("tokenizer", "model character_coverage", "tokenizer.kind", "sentencepiece"),
     of("tokenizer", "min_count", "tokenizer.kind", "characters", "words"),
     of("model.encoder", "kernel_width", "model.encoder.kind", "convolution"),
@@ -101,7 +102,12 @@ def several(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     for name, part, kinds in (("encoder", encoder, ("recurrent",)), ("decoder", decoder, RECURRENT_DECODERS)):
         short = part.kind in kinds and part.residual_from > part.num_layers
         yield (f"model.{name}.residual_from",), f"model.{name}.num_layers = {part.num_layers}" if short else ""
-    made = any(name.startswith("make:") for name in (config.data.train, config.data.valid, config.data.test))
+    data = config.data
+    factors = [*parts_of(data.source_factors), *parts_of(data.target_factors)]
+    own = any(factor.partition(":")[0] not in AUTOMATIC for factor in factors)
+    yield ("data.factor_separator",), "" if own else "no factor stands in the text"
+    yield ("train.factor_weight",), "" if data.target_factors.strip() else "data.target_factors is empty"
+    made = any("make:" in name for name in (config.data.train, config.data.valid, config.data.test))
     yield ("data.seed", "data.pairs"), "" if made else "no corpus of this recipe is generated"
 
 

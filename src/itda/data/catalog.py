@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from itda.data.corpus import CorpusFiles
+from itda.data.corpus import EACH, CorpusFiles
 from itda.data.synthetic import find
 from itda.errors import UserError
+from itda.text.tags import split_tag
 
 VARIABLE = "ITDA_DATA"
+_JOINED, _TURNED = " + ", "swap:"
 _ENDINGS = ("", ".tsv.gz", ".tsv")
 _NO_SIDE = {"tsv", "md", "txt", "json", "gz"}
 _LICENCE = re.compile(r"^[\s*-]*licen[cs]e\**\s*:\**\s*(.+)$", re.IGNORECASE)
@@ -23,8 +26,27 @@ def locate(name: str, *, seed: int = 1, pairs: int | None = None) -> CorpusFiles
     elsewhere the split must be named, lest a model be measured on what it was trained on.
 
     A name is a path, SRC,TGT (two paths), NAME/SPLIT under ITDA_DATA, make:NAME/SPLIT, or - for standard input.
-    Raises UserError that lists every place where it was looked for.
+    `<2de> NAME` gives all of its sources the tag of a language, `<2*> NAME` each that of its third column; `swap:NAME`
+    is read from right to left; several are joined by ` + `. Raises UserError that lists every place where it was
+    looked for.
     """
+    if _JOINED in name and not all(Path(part.strip()).expanduser().is_file() for part in name.split(",")):
+        several = tuple(locate(part.strip(), seed=seed, pairs=pairs) for part in name.split(_JOINED))
+        if any(part.kind == "stdin" for part in several):
+            raise UserError(f"{name}: standard input cannot be one of several corpora; write it into a file first.")
+        return CorpusFiles(
+            name, parts=several, licence=tuple(dict.fromkeys(one for part in several for one in part.licence))
+        )
+    language, rest = split_tag(name)
+    if language:
+        files = replace(locate(rest.strip(), seed=seed, pairs=pairs), name=name, tag=language)
+        if language == EACH and files.kind not in ("tsv", "stdin"):
+            raise UserError(
+                f"{name}: {rest.strip()} has no third column; write <2de> (its language) in place of <2{EACH}>."
+            )
+        return files
+    if name.startswith(_TURNED):
+        return replace(locate(name.removeprefix(_TURNED).strip(), seed=seed, pairs=pairs), name=name, turned=True)
     if name == "-":
         return CorpusFiles(name)
     if name.startswith("make:"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from itda import durable
 from itda.data.lines import LONGEST_LINE, STDIN, Line, open_bytes, read_lines
 from itda.errors import UserError
+from itda.text.tags import tag
 
 __all__ = [
     "CorpusFiles",
@@ -27,6 +28,7 @@ __all__ = [
     "read_pairs",
 ]
 
+EACH = "*"  # the tag of a corpus whose lines name their own target language
 NAMED_LINES = 10  # of each kind of finding, so many lines are named
 _LINES_BEFORE_DOUBT = 1000
 
@@ -42,26 +44,50 @@ class CorpusFiles:
     seed: int = 1
     pairs: int = 0
     licence: tuple[str, ...] = ()
+    tag: str = ""  # the target language of all its lines; *: of each, in a third column
+    turned: bool = False  # the second column is the source
+    parts: tuple[CorpusFiles, ...] = ()  # several corpora, read one after the other
 
     @property
     def kind(self) -> str:
-        """Say tsv, parallel, stdin or generated."""
+        """Say tsv, parallel, stdin, generated or several."""
+        if self.parts:
+            return "several"
         if self.generator:
             return "generated"
         return ("stdin", "tsv", "parallel")[len(self.paths)]
 
+    @property
+    def reading(self) -> str:
+        """Say how the files are read: what, with their bytes, decides the pairs."""
+        if self.parts:
+            return " + ".join(f"{part.reading} {input_hashes(part)}" for part in self.parts)
+        return (f"{tag(self.tag)} " if self.tag else "") + "swap:" * self.turned + self.kind
+
     def __str__(self) -> str:
         """Name the files as a message does."""
+        if self.parts:
+            return " + ".join(map(str, self.parts))
         return " and ".join(map(str, self.paths)) or (self.name if self.generator else STDIN)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A source and its target; `number` is the line that both stand on, from 1."""
+    """A source and its target; `number` is the line that both stand on, from 1.
+
+    Of several corpora, `part` is the one that they stand in; `language` is that of a tagged target, and with it the
+    source begins with its tag.
+    """
 
     number: int
     src: str
     tgt: str
+    language: str = ""
+    part: str = ""
+
+    def place(self, files: CorpusFiles) -> str:
+        """Say where the pair stands, as a message does."""
+        return f"{self.part or files}, line {self.number}"
 
 
 @dataclass
@@ -114,7 +140,10 @@ def read_pairs(files: CorpusFiles, *, swap: bool = False, report: ReadReport | N
     lines have no tab, and where no pair is left.
     """
     report = ReadReport() if report is None else report
-    used = 0
+    if files.parts:
+        yield from _several(files, swap, report)
+        return
+    used, turned = 0, swap != files.turned
     sides = {"tsv": _tsv, "stdin": _tsv, "parallel": _parallel, "generated": _generated}[files.kind](files, report)
     for pair in sides:
         blank = "source" * (not pair.src.strip()) or "target" * (not pair.tgt.strip())
@@ -122,12 +151,24 @@ def read_pairs(files: CorpusFiles, *, swap: bool = False, report: ReadReport | N
             report.skip("blank " + blank if pair.src.strip() or pair.tgt.strip() else "both sides blank", pair.number)
             continue
         used, report.pairs = used + 1, report.pairs + 1
-        yield replace(pair, src=pair.tgt, tgt=pair.src) if swap else pair
+        pair = replace(pair, src=pair.tgt, tgt=pair.src) if turned else pair
+        language = pair.language or files.tag
+        yield replace(pair, src=f"{tag(language)} {pair.src}", language=language) if language else pair
     if not used:
         found = "; ".join(report.messages()) or "it is empty"
         raise UserError(
             f"{files} has no pair of source and target: {found}; give at least one line 'source<TAB>target'."
         )
+
+
+def _several(files: CorpusFiles, swap: bool, report: ReadReport) -> Iterator[Pair]:
+    for part in files.parts:
+        own = ReadReport()
+        for pair in read_pairs(part, swap=swap, report=own):
+            yield replace(pair, part=pair.part or str(part))
+        report.lines, report.pairs = report.lines + own.lines, report.pairs + own.pairs
+        for all_found, found in ((report.skipped, own.skipped), (report.noticed, own.noticed)):
+            all_found |= {f"{part.name}: {what}": finding for what, finding in found.items()}
 
 
 def _tsv(files: CorpusFiles, report: ReadReport) -> Iterator[Pair]:
@@ -138,10 +179,11 @@ def _tsv(files: CorpusFiles, report: ReadReport) -> Iterator[Pair]:
         if line.cut:
             report.skip(_OVERLONG, line.number)
         elif tab:
-            tgt, more, _ = rest.partition("\t")
-            if more:
+            tgt, more, third = rest.partition("\t")
+            language = _third_column(files, line.number, third) if files.tag == EACH else ""
+            if more and not language:
                 report.notice("columns after the second ignored", line.number)
-            yield Pair(line.number, src, tgt)
+            yield Pair(line.number, src, tgt, language)
         elif not src.strip():
             blank += 1
             yield Pair(line.number, "", "")
@@ -151,6 +193,16 @@ def _tsv(files: CorpusFiles, report: ReadReport) -> Iterator[Pair]:
         if report.lines == _LINES_BEFORE_DOUBT:
             _refuse_untabbed(files, untabbed, report.lines - blank)
     _refuse_untabbed(files, untabbed, report.lines - blank)
+
+
+def _third_column(files: CorpusFiles, number: int, third: str) -> str:
+    language = third.partition("\t")[0].strip()
+    if not language or any(char.isspace() or char in "<>" for char in language):
+        raise UserError(
+            f"{files}, line {number}: its third column is '{language[:60]}', and for <2{EACH}> it must be the target "
+            "language of the line, such as de."
+        )
+    return language
 
 
 _OVERLONG = f"longer than {LONGEST_LINE} bytes"
@@ -195,6 +247,8 @@ def input_hashes(files: CorpusFiles) -> dict[str, str]:
     """Compute the SHA-256 of each input file as it lies on the disk; of a generated corpus, of its pairs."""
     if files.kind == "stdin":
         raise UserError("standard input can be read only once; keep it in a file first.")
+    if files.parts:
+        return {name: found for part in files.parts for name, found in input_hashes(part).items()}
     if files.kind == "generated":
         digest = hashlib.sha256()
         for pair in _generated(files, ReadReport()):

@@ -130,7 +130,7 @@ def build_store(
     """
     inputs = input_hashes(files)
     limits = (config.max_src_length, config.max_tgt_length) if training else None
-    asked = [FORMAT, list(inputs.values()), files.kind, tokenizers.fingerprint(), config.swap, limits]
+    asked = [FORMAT, list(inputs.values()), files.reading, tokenizers.fingerprint(), config.swap, limits]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     final = folder / key[:20]
     damage = ""
@@ -191,8 +191,11 @@ def _write(
     dtype = id_dtype(max(src.vocab_size, tgt.vocab_size))
     with Writer(folder, dtype) as writer:
         for pair in read_pairs(files, swap=config.swap, report=report):
-            texts = src.normalize(pair.src), tgt.normalize(pair.tgt)
-            ids = src.encode(texts[0]), tgt.encode(texts[1])
+            try:
+                texts = src.normalize(pair.src), tgt.normalize(pair.tgt)
+                ids = src.encode(texts[0]), tgt.encode(texts[1])
+            except UserError as error:  # a text that is not annotated as the recipe says
+                raise UserError(f"{pair.place(files)}: {error}") from None
             if limits and (reason := _too_long(ids, limits)):
                 report.pairs -= 1
                 report.skip(reason, pair.number)

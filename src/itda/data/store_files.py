@@ -31,7 +31,8 @@ _DONT_NEED = getattr(mmap, "MADV_DONTNEED", None)  # absent on Windows
 
 def id_dtype(vocab_size: int) -> str:
     """Name the smallest type that holds every id of a vocabulary, low byte first."""
-    return "|u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4"
+    kinds = (("|u1", 8), ("<u2", 16), ("<u4", 32), ("<u8", 64))
+    return next(name for name, bits in kinds if vocab_size <= 1 << bits)
 
 
 class Mapped:
@@ -62,7 +63,7 @@ class Writer:
 
     def _clear(self) -> None:
         self._text: list[bytes] = []
-        self._ids, self._lines = array("L"), array("q")
+        self._ids, self._lines = array("Q"), array("q")
         self._text_lengths, self._ids_lengths = array("q"), array("q")
 
     def __enter__(self) -> Writer:

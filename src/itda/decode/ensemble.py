@@ -136,6 +136,12 @@ class EnsembleHead(Head):
             return each.logsumexp(dim=0) - math.log(len(each))
         return each.mean(dim=0).log_softmax(dim=-1)
 
+    def factors(self, decoded: Decoded, words: Int[Tensor, "rows tgt"]) -> list[Float[Tensor, "rows tgt values"]]:
+        """The mean of the members' log-probabilities of each factor."""
+        assert isinstance(decoded, EnsembleDecoded), "an ensemble's head reads what its decoder made"
+        each = [head.factors(one, words) for head, one in zip(self.heads, decoded.parts, strict=True)]  # type: ignore[operator]
+        return [torch.stack(members).mean(dim=0) for members in zip(*each, strict=True)]
+
     @torch.no_grad()
     def scores(
         self, decoded: Decoded, target: Side, memory: Memory

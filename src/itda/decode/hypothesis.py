@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from numpy import ndarray
@@ -15,7 +16,7 @@ class Hypothesis:
     `alignment` links each output token to the source token with the largest alpha, as (source, target) positions
     without eos; empty where the model has no attention. `attention` is alpha itself, (tokens + eos) x (source
     tokens + eos). `n_best` holds all hypotheses of the search, this one first; `notice` says what was
-    cut, or could not be obeyed.
+    cut, or could not be obeyed. `factors` names, for each of the recipe's target factors, its value at each token.
     """
 
     text: str
@@ -27,6 +28,7 @@ class Hypothesis:
     attention: Float[ndarray, "tgt src"] | None = None
     n_best: tuple[Hypothesis, ...] = ()
     notice: str = ""
+    factors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def alignment(self) -> list[tuple[int, int]]:

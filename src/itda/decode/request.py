@@ -35,6 +35,12 @@ class Asked:
     must_not: tuple[str, ...] | tuple[tuple[str, ...], ...] = ()
     terminology: Terminology | None = None
     placeholders: re.Pattern[str] | None = None
+    target_language: str | tuple[str, ...] = ""
+
+    def language(self, number: int) -> str:
+        """The language that text `number` (from 1) is to be written in; empty: what its own tag says."""
+        one = self.target_language
+        return one if isinstance(one, str) else _at(one, number, "target_language")
 
     def of(self, number: int, text: str, spelling: Spelling, manners: Manners) -> Wish:
         """The wish for text `number` (from 1)."""
@@ -52,9 +58,10 @@ class Asked:
 
     def check_all_used(self, texts: int) -> None:
         """Refuse a list of wishes that was longer than that of the texts."""
-        for name in ("prefix", "must", "must_not"):
+        for name in ("prefix", "must", "must_not", "target_language"):
             wishes = getattr(self, name)
-            each = not isinstance(wishes, str) and not (wishes and isinstance(wishes[0], str) and name != "prefix")
+            for_all = name in ("must", "must_not") and wishes and isinstance(wishes[0], str)
+            each = not isinstance(wishes, str) and not for_all
             if each and len(wishes) > texts:
                 raise UserError(
                     f"{name} has {len(wishes)} entries, and there are {texts} texts; give one for each text"
@@ -81,6 +88,7 @@ class Request:
         must_not: Sequence[Any] = (),
         terminology: str | Path | Mapping[str, str] | Terminology | None = None,
         placeholders: str | bool | None = None,
+        target_language: str | Sequence[str] | None = None,
         **own: Any,
     ) -> Request:
         """Put a call's own settings of [decode] in place of the recipe's, and check all of it."""
@@ -97,6 +105,7 @@ class Request:
             _phrases(must_not, "must_not"),
             None if terminology is None else Terminology.read(terminology),
             placeholder_pattern(placeholders),
+            target_languages(target_language),
         )
         manners = Manners(decode.no_repeat_ngram, decode.repetition_penalty, decode.min_length)
         return Request(decode, _settings(decode, n_best, sampling), manners, asked)
@@ -153,6 +162,17 @@ def _prefixes(prefix: str | Sequence[str] | None) -> str | tuple[str, ...]:
     if prefix is None or isinstance(prefix, str):
         return check_phrase(prefix, "prefix") if prefix else ""
     return tuple(check_phrase(one, "prefix") if one else "" for one in prefix)
+
+
+def target_languages(given: str | Sequence[str] | None) -> str | tuple[str, ...]:
+    """Take a language for all texts, or a list with one for each."""
+    if given is None or isinstance(given, str):
+        return given or ""
+    if not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
+        raise UserError(
+            f"target_language is {given!r:.60}; give a language such as de, or a list with one for each text"
+        )
+    return tuple(given)
 
 
 def _phrases(phrases: Sequence[Any], name: str) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ import torch
 
 from itda.batch import EOS, UNK, pad_tokens
 from itda.decode.automaton import Spelling
+from itda.decode.factors import add_factors
 from itda.decode.history import Found
 from itda.decode.hypothesis import Hypothesis
 from itda.decode.request import Request
@@ -24,6 +25,9 @@ from itda.decode.wishes import Manners, Wish, make_rules
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.text.tokenizer import TokenizerPair
+from itda.text.wrapped import factored, folds_case, plain_text, tagged, words_of
+
+_CASELESS = "this model searches words without their case (data.target_factors)"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Writer:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             search = self._search([sources[place] for place in batch])
-            for row, (place, candidates) in enumerate(zip(batch, search.run(), strict=True)):
+            for row, (place, candidates) in enumerate(zip(batch, self._factored(search, search.run()), strict=True)):
                 many = tuple(self._hypotheses(sources[place], candidates, search.rules, row))
                 notice = _notice(sources[place], candidates[0], int(search.limits[row]), self.request.manners)
                 answers[place] = replace(many[0], n_best=many, notice=notice)
@@ -69,6 +73,8 @@ class Writer:
 
     def stream(self, text: str, number: int) -> Iterator[str]:
         """Write the output for one text, piece by piece."""
+        if folds_case(self.tokenizers.tgt):
+            raise UserError(f"{_CASELESS}, which only the whole output has: use generate in place of stream.")
         source = self._read(number, text)
         if source.notice:
             warnings.warn(source.notice, stacklevel=2)
@@ -80,7 +86,7 @@ class Writer:
         while (piece := _next_piece(moments, watcher)) is not None:
             if piece:
                 yield piece
-        (candidates,) = search.found()
+        (candidates,) = self._factored(search, search.found())
         (last,) = self._hypotheses(source, candidates, search.rules, 0)
         if rest := watcher.end(last.text):
             yield rest
@@ -96,11 +102,25 @@ class Writer:
 
     def _read(self, number: int, text: str) -> Source:
         """Encode one text, and see what is wished of its output."""
-        tokenizers, limit = self.tokenizers, self.max_src_length
-        wish = self.request.asked.of(number, text, self._spelling(), self.request.manners)
-        ids = tokenizers.src.encode(text) if text.strip() else []
+        tokenizers, limit, asked = self.tokenizers, self.max_src_length, self.request.asked
+        try:
+            text = tagged(tokenizers.src, text, asked.language(number))
+            plain = plain_text(tokenizers.src, text) if text.strip() else ""
+            ids = tokenizers.src.encode(text) if plain.strip() else []
+        except UserError as error:  # a text that is not annotated as this model's sources are
+            raise UserError(f"line {number}: {error}") from None
+        wish = asked.of(number, plain, self._spelling(), self.request.manners)
+        if wish != Wish() and folds_case(tokenizers.tgt):
+            raise UserError(
+                f"line {number}: {_CASELESS}: leave out prefix, must, must_not, terminology and placeholders."
+            )
         cut = f"line {number}: the source has {len(ids)} tokens and was cut to {limit} (data.max_src_length)"
         return Source(number, text, tuple(ids[:limit]), wish, cut if len(ids) > limit else "")
+
+    def _factored(self, search: Search, found: list[list[Found]]) -> list[list[Found]]:
+        """Add the factors to what a search found, where the model says some."""
+        packed = factored(self.tokenizers.tgt)
+        return found if packed is None else add_factors(self.model, search.memory, found, packed.inner.vocab_size)
 
     def _spelling(self) -> Spelling:
         return spelling_of(self.tokenizers)
@@ -141,7 +161,7 @@ class Writer:
         if self.request.decode.replace_unknown:
             surfaces = self.tokenizers.src.surfaces(source.text)[: len(source.ids)]
         for found in candidates:
-            spelled = {} if rules is None else rules.spelled(row, found.ids)
+            spelled = {} if rules is None else rules.spelled(row, words_of(self.tokenizers.tgt, found.ids))
             yield self._hypothesis(found, source.ids, surfaces, spelled)
 
     def _sure_text(self, search: Search) -> tuple[Callable[[Sequence[int]], bytes], Callable[[bytes], str]]:
@@ -163,17 +183,17 @@ class Writer:
     def _hypothesis(
         self, found: Found, src_ids: Sequence[int], surfaces: list[str], spelled: Mapping[int, bytes]
     ) -> Hypothesis:
-        tokenizers = self.tokenizers
-        unknown = {}
+        tokenizers, unknown = self.tokenizers, {}
+        words, packed = words_of(tokenizers.tgt, found.ids), factored(tokenizers.tgt)
         if surfaces and found.weights is not None:
-            targets = [position for position, token in enumerate(found.ids) if token == UNK]
+            targets = [position for position, token in enumerate(words) if token == UNK]
             unknown = {
                 position: surfaces[int(found.weights[position, : len(src_ids)].argmax())] for position in targets
             }
         text = tokenizers.tgt.decode(found.ids, unknown)
         if spelled:
             spelling = tokenizers.tgt.spelling
-            text = tokenizers.tgt.finish(b"".join(spelled.get(p, spelling[i]) for p, i in enumerate(found.ids)))
+            text = tokenizers.tgt.finish(b"".join(spelled.get(p, spelling[i]) for p, i in enumerate(words)))
         return Hypothesis(
             text=one_line(text),
             score=found.score,
@@ -182,6 +202,7 @@ class Writer:
             src_tokens=tuple(tokenizers.src.pieces(src_ids)),
             token_log_probs=tuple(found.token_log_probs),
             attention=found.weights,
+            factors={} if packed is None else packed.values(found.ids),
         )
 
 

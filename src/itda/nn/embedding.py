@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -9,7 +11,17 @@ from torch import Tensor, nn
 from itda.nn.dropping import drop, keep_mask
 
 
-class TokenEmbedding(nn.Module):
+class Embedder(nn.Module, ABC):
+    """Turns what a side holds at each position into `dim` numbers."""
+
+    dim: int
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor:
+        """(...) ids, or (..., numbers) vectors, to (..., dim) features."""
+
+
+class TokenEmbedding(Embedder):
     """Looks up a vector for each token id; the row of PAD stays zero and gets no gradient."""
 
     def __init__(self, vocab_size: int, dim: int, pad: int) -> None:
@@ -22,7 +34,7 @@ class TokenEmbedding(nn.Module):
         return self.table(ids)
 
 
-class VectorEmbedding(nn.Module):
+class VectorEmbedding(Embedder):
     """Passes real-valued vectors on as they are, as the lecture's program does."""
 
     def __init__(self, dim: int) -> None:
@@ -32,9 +44,6 @@ class VectorEmbedding(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """(..., dim) to (..., dim)."""
         return vectors
-
-
-Embedder = TokenEmbedding | VectorEmbedding
 
 
 class SequenceDropout(nn.Module):

@@ -163,3 +163,7 @@ class Head(nn.Module, ABC):
     ) -> Float[Tensor, "rows tgt vocab"]:
         """Normalised log-probabilities, over `candidates` only where they are given; only for discrete heads."""
         raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")
+
+    def factors(self, decoded: Decoded, words: Int[Tensor, "rows tgt"]) -> list[Float[Tensor, "rows tgt values"]]:
+        """For each target factor the log-probabilities of its values, given the word at each position."""
+        return []

@@ -5,73 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from itda.config import TokenizerConfig
 from itda.durable import make_folder, write_whole
 from itda.errors import DamagedFileError, UserError
+from itda.text.contract import Tokenizer as Tokenizer
 from itda.text.normalize import FORMS, normalize
 from itda.text.subwords import SubwordTokenizer, open_subwords, train_subwords
 from itda.text.vocabulary import SPECIALS, ListTokenizer, count_entries, read_entries
+from itda.text.wrapped import core, factor_sizes, rewrap, wrapping
 
 FORMAT = 1
 MANIFEST = "tokenizers.json"
 SAMPLE_CHARACTERS = 40_000_000  # of each side; more text changes the vocabulary little and costs memory
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """One side's way from text to ids and back: decode(encode(x)) == normalize(x) where nothing is unknown."""
-
-    @property
-    def kind(self) -> str:
-        """Name the family."""
-
-    @property
-    def normalization(self) -> str:
-        """Name the Unicode normal form."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Count the entries, the four special ones included."""
-
-    @property
-    def deterministic(self) -> bool:
-        """Say whether `sample` always equals `encode`."""
-
-    def normalize(self, text: str) -> str:
-        """Apply the stated Unicode normal form, and nothing else."""
-
-    def encode(self, text: str) -> list[int]:
-        """Turn a text into ids, without bos and eos; the only special id that may come out is UNK."""
-
-    def sample(self, text: str, random: random.Random) -> list[int]:
-        """Turn a text into ids of a segmentation drawn with `random`; `encode` where sampling is off."""
-
-    def decode(self, ids: Sequence[int], unknown: Mapping[int, str] | None = None) -> str:
-        """Turn ids back into text, without PAD, BOS and EOS; `unknown[position]` stands in for an UNK there."""
-
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Name each id for a reader."""
-
-    def surfaces(self, text: str) -> list[str]:
-        """Give the text behind each id of `encode(text)`, known or not."""
-
-    @property
-    def spelling(self) -> list[bytes]:
-        """The bytes that each id adds to a raw output, which `finish` turns into text."""
-
-    def parts(self, text: str, inside: bool = False) -> list[tuple[int, bytes]]:
-        """Cut a text into ids with the bytes of each, known or not; `inside`: as what goes on behind other text."""
-
-    def finish(self, raw: bytes) -> str:
-        """Turn a raw output, the bytes of its ids one after the other, into text."""
-
-    def to_bytes(self) -> bytes:
-        """Write what the ids depend on."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +34,43 @@ class TokenizerPair:
 
     @property
     def joint(self) -> bool:
-        """Say whether both sides share one vocabulary."""
-        return self.src is self.tgt
+        """Say whether both sides share one vocabulary of words."""
+        return core(self.src) is core(self.tgt)
+
+    def sizes(self) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+        """Count the words of source and target, and the values of their factors: what a model is built for."""
+        words = core(self.src).vocab_size, core(self.tgt).vocab_size
+        return *words, factor_sizes(self.src), factor_sizes(self.tgt)
 
     def fingerprint(self) -> str:
         """Hash everything that decides ids."""
         return hashlib.sha256(json.dumps(self._manifest(), sort_keys=True).encode()).hexdigest()
 
     def _sides(self) -> dict[str, Tokenizer]:
-        return {"joint": self.src} if self.joint else {"src": self.src, "tgt": self.tgt}
+        return {"joint": core(self.src)} if self.joint else {"src": core(self.src), "tgt": core(self.tgt)}
+
+    def _factors(self) -> dict[str, bytes]:
+        both = {"src": wrapping(self.src)[0], "tgt": wrapping(self.tgt)[0]}
+        return {name: data for name, data in both.items() if data is not None}
 
     def _manifest(self) -> dict[str, Any]:
-        return {"format": FORMAT, "sides": {name: _describe(name, side) for name, side in self._sides().items()}}
+        manifest = {"format": FORMAT, "sides": {name: _describe(name, side) for name, side in self._sides().items()}}
+        if factors := self._factors():
+            manifest["factors"] = {
+                name: {"file": f"{name}.factors.json", "sha256": hashlib.sha256(data).hexdigest()}
+                for name, data in factors.items()
+            }
+        if tags := wrapping(self.src)[1]:
+            manifest["tags"] = tags
+        return manifest
 
     def save(self, folder: Path) -> None:
         """Write the tokenizers into `folder`, each file whole, the manifest with their checksums last."""
         make_folder(folder)
         for name, side in self._sides().items():
             write_whole(folder / _file_name(name, side), side.to_bytes())
+        for name, data in self._factors().items():
+            write_whole(folder / f"{name}.factors.json", data)
         write_whole(folder / MANIFEST, (json.dumps(self._manifest(), indent=1) + "\n").encode())
 
 
@@ -125,11 +94,10 @@ def load_tokenizers(folder: Path) -> TokenizerPair:
                 f"{path} has format {manifest['format']}; this itda reads format {FORMAT}; use the itda that wrote it."
             )
         sides = {name: _load_side(folder, about) for name, about in manifest["sides"].items()}
-        return (
-            TokenizerPair(sides["joint"], sides["joint"])
-            if "joint" in sides
-            else TokenizerPair(sides["src"], sides["tgt"])
-        )
+        src, tgt = (sides.get("joint") or sides[name] for name in ("src", "tgt"))
+        factors = {name: _checked_bytes(folder, about) for name, about in manifest.get("factors", {}).items()}
+        src = rewrap(src, factors.get("src"), manifest.get("tags", []), str(path))
+        return TokenizerPair(src, rewrap(tgt, factors.get("tgt"), [], str(path)))
     except OSError as error:
         raise DamagedFileError(
             f"{error.filename or path} cannot be read ({error.strerror}); restore it, or train again."
@@ -140,16 +108,22 @@ def load_tokenizers(folder: Path) -> TokenizerPair:
 
 def _load_side(folder: Path, about: dict[str, Any]) -> Tokenizer:
     path, form = folder / Path(about["file"]).name, about["normalization"]
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != about["sha256"]:
-        raise DamagedFileError(
-            f"{path} has {len(data)} bytes whose checksum is not the one that was saved; restore it, or train again."
-        )
+    data = _checked_bytes(folder, about)
     if form not in FORMS:
         raise ValueError(f"normalization {form}")
     if about["kind"] == "sentencepiece":
         return open_subwords(data, about["kind"], about["model"], form, float(about["sampling"]), str(path))
     return ListTokenizer(about["kind"], form, read_entries(data, str(path)))
+
+
+def _checked_bytes(folder: Path, about: dict[str, Any]) -> bytes:
+    path = folder / Path(about["file"]).name
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != about["sha256"]:
+        raise DamagedFileError(
+            f"{path} has {len(data)} bytes whose checksum is not the one that was saved; restore it, or train again."
+        )
+    return data
 
 
 def train_tokenizers(

@@ -24,7 +24,9 @@ from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.run import FACTS, MetricsLog, RunFolder
 from itda.seq2seq import Seq2Seq
-from itda.text.tokenizer import TokenizerPair, load_tokenizers, train_tokenizers
+from itda.text.sides import learn_sides
+from itda.text.tokenizer import TokenizerPair, load_tokenizers
+from itda.text.wrapped import plain_text
 from itda.training import checkpoint
 from itda.training.dataset import Dataset, text_dataset, vector_dataset
 from itda.training.loop import HIGHER_IS_BETTER, Standing, UpdateReport, ValidationReport, Work, train
@@ -174,9 +176,9 @@ def _prepare(run: RunFolder, config: Config, device: torch.device) -> Parts:
     _check_config(run, config)
     if config.data.kind == "text":
         tokenizers, dataset, valid_pairs, facts = _text(run, config, notices)
-        sizes = tokenizers.src.vocab_size, tokenizers.tgt.vocab_size
+        sizes = tokenizers.sizes()
     else:
-        tokenizers, sizes, valid_pairs = None, (0, 0), []
+        tokenizers, sizes, valid_pairs = None, (0, 0, (), ()), []
         dataset, facts = _vectors(config)
     _same_data(run, facts)
     torch.manual_seed(config.train.seed)
@@ -292,8 +294,8 @@ def _text(
         run.verify("tokenizer")
         tokenizers = load_tokenizers(run.tokenizer_path)
     else:
-        pairs = lambda: ((pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap))  # noqa: E731
-        tokenizers = train_tokenizers(config.tokenizer, pairs, config.train.seed)
+        pairs = lambda: ((pair.place(files), pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap))  # noqa: E731
+        tokenizers = learn_sides(data, config.tokenizer, pairs, config.train.seed)
         notices += tokenizers.notices
     store = build_store(files, tokenizers, data, cache_folder() / "stores")
     notices += _notices_of(data.train, store)
@@ -306,7 +308,7 @@ def _text(
         notices += _notices_of(data.valid, valid)
         facts["valid"] = _facts_of(data.valid, valid)
         wanted = min(len(valid), config.train.metric_sentences)
-        valid_pairs = [(valid.src_text(n), valid.tgt_text(n)) for n in range(wanted)]
+        valid_pairs = [(valid.src_text(n), plain_text(tokenizers.tgt, valid.tgt_text(n))) for n in range(wanted)]
     plan = plan_for(
         store, tokenizers, config.train.batch, config.train.batch_unit, config.train.accumulate, config.train.seed
     )
