@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from itda.batch import Side
 from itda.nn.embedding import Embedder, SequenceDropout, reverse_sequences
+from itda.nn.fused.recurrence import Maps
 from itda.nn.interface import Encoder, Memory
 
 SATURATED = 1e4  # a gate input of this size gives exactly 0 or 1
@@ -104,6 +105,12 @@ Cell = LSTMCell | GRUCell
 def recurrent_map(cell: Cell) -> tuple[Float[Tensor, "gates dim"], Float[Tensor, " gates"]]:
     """The weight and the bias that a cell applies to the state before."""
     return cell.kernel.weight_hh_l0, cell.kernel.bias_hh_l0
+
+
+def kernel_maps(cell: Cell) -> Maps:
+    """The weight and the bias that a cell applies to its input, then those of the state before."""
+    kernel = cell.kernel
+    return kernel.weight_ih_l0, kernel.bias_ih_l0, kernel.weight_hh_l0, kernel.bias_hh_l0
 
 
 def make_cell(kind: str, input_dim: int, dim: int) -> Cell:

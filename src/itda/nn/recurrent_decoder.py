@@ -10,15 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from itda.batch import Side
 from itda.nn.attention import Attention, Terms
 from itda.nn.embedding import Embedder, SequenceDropout
 from itda.nn.fused.loops import bahdanau_loop, feeding_loop
+from itda.nn.fused.recurrence import Feedback, recurrence
 from itda.nn.interface import Decoded, Decoder, Memory, State
-from itda.nn.recurrent import Cell, CellState, make_cell, recurrent_map
+from itda.nn.recurrent import Cell, CellState, kernel_maps, make_cell, recurrent_map
 
 StackState = tuple[CellState, ...]  # one entry a layer
 Masks = tuple[Tensor | None, ...]  # of the embedding, of the input of each layer above the first, of the features
@@ -118,6 +119,17 @@ class PlainDecoder(Decoder):
         embedded = self.dropout(self.embed(previous)[:, None], state.masks[0])[:, 0]
         cache = self.stack.step(self.stack.cells[0].inputs(embedded), state.cache, state.masks)
         return self._decoded(cache[-1][0][:, None], state.masks[-1]), replace(state, cache=cache)
+
+    def rollout(
+        self, tgt_in: Side, memory: Memory, shown: Bool[Tensor, "rows tgt"], said: tuple[Tensor, Tensor] | None
+    ) -> Decoded | None:
+        """Of vectors, with one layer and nothing dropped: all positions by one function with its own backward."""
+        if said is None or self.readout or len(self.stack.cells) > 1 or not self.embed.verbatim or self.dropout.active:
+            return None
+        cell, (first,) = self.stack.cells[0], self.bridge(memory)
+        feedback = Feedback(shown.t(), *said)
+        hidden, _ = recurrence(tgt_in.values.transpose(0, 1), first, kernel_maps(cell), feedback=feedback)
+        return Decoded(hidden.transpose(0, 1))
 
     def _masks(self, memory: Memory) -> Masks:
         return draw_masks(self.dropout, memory, self.embed.dim, self.stack, self.dim)

@@ -43,7 +43,7 @@ class _Recurrence(torch.autograd.Function):
         torch.addmm(input_bias, values.flatten(0, 1), turned, out=cell.act.flatten(0, 1))
         own = [False] * len(values) if shown is None else (~shown).any(1).tolist()
         fed, keeps = values, None
-        if shown is not None and any(own):
+        if any(own):
             fed, keeps = values.clone(), shown[..., None].to(values.device)
         for t in range(len(values)):
             if own[t]:
@@ -112,6 +112,8 @@ def recurrence(
     """
     keep, weight = torch.is_grad_enabled(), maps[2]
     shown, *out = (feedback.shown, feedback.weight, feedback.bias) if feedback else (None, None, None)
+    if shown is not None:
+        shown = torch.cat([torch.ones_like(shown[:1]), shown[1:]])
     with torch.autocast(weight.device.type, enabled=False):
         first = tuple(part.to(weight.dtype) for part in first)
         states, *last = _Recurrence.apply(keep, shown, ends, values.to(weight.dtype), *maps, *out, *first)
