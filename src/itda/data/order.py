@@ -33,14 +33,14 @@ def _splitmix(value: Any) -> Any:
 
 def shuffled(seed: int, epoch: int, salt: int, numbers: Numbers) -> Numbers:
     """Permute some distinct numbers."""
-    if len(numbers) < 2:
+    if len(numbers) < 2:  # most epochs of a toy have one batch
         return numbers
     return numbers[np.argsort(mixed(seed, epoch, salt, numbers), kind="stable")]
 
 
 def windows(pairs: int, seed: int, epoch: int, window: int = WINDOW, block: int = BLOCK) -> Iterator[Numbers]:
     """Cut an epoch into windows of pair numbers: blocks in a shuffled order, and shuffled pairs in a window."""
-    block = min(block, window)
+    block = min(block, window, pairs)
     blocks = shuffled(seed, epoch, 1, np.arange(-(-pairs // block), dtype=np.int64))
     for start in range(0, len(blocks), window // block):
         firsts = blocks[start : start + window // block] * block

@@ -166,13 +166,15 @@ def length_batches(lengths: Lengths, batch: int, batch_unit: str) -> list[Number
     leave so few ties that the same pairs met in every epoch.
     """
     src, tgt = lengths[:, 0], lengths[:, 1]
-    longest = lengths.max(axis=1).astype(np.int64) + 1
+    if batch_unit == "sentences" and len(lengths) <= batch:
+        return [np.lexsort((tgt, src)).astype(np.int64)]  # what comes out below, where one batch has all
     if batch_unit == "sentences":
         order = np.argsort(tgt, kind="stable")
         strip = np.arange(len(order)) // (batch * max(1, isqrt(len(order) // batch)))
         order = order[np.lexsort((np.where(strip % 2, -src[order], src[order]), strip))]  # the last key counts most
         cuts = list(range(batch, len(order), batch))
     else:
+        longest = lengths.max(axis=1).astype(np.int64) + 1
         order = np.lexsort((tgt, longest))
         cuts, first = [], 0
         for place, width in enumerate(longest[order].tolist()):  # ascending, so the newest row is the widest

@@ -23,10 +23,22 @@ Mask = Bool[Tensor, "rows time"]
 CellState = tuple[Tensor, ...]  # (hidden,) for a GRU, (hidden, cell) for an LSTM, each (rows, dim)
 
 
-def last_real(states: States, mask: Mask) -> Float[Tensor, "rows dim"]:
+def last_real(states: States, mask: Mask | None) -> Float[Tensor, "rows dim"]:
     """The state at the last real position of each row (position 0 where none is real)."""
+    if mask is None:
+        return states[:, -1]
     last = (mask.sum(1) - 1).clamp(min=0)
     return states[torch.arange(len(states), device=states.device), last]
+
+
+def is_whole(mask: Mask) -> bool:
+    """Whether nothing is padded; said on a CPU only, since asking another device would wait for it."""
+    return mask.device.type == "cpu" and bool(mask.all())
+
+
+def blank(values: States, mask: Mask | None) -> States:
+    """Zeros on padding; None: there is none."""
+    return values if mask is None else values.masked_fill(~mask[..., None], 0.0)
 
 
 class LSTMCell(nn.Module):
@@ -52,7 +64,7 @@ class LSTMCell(nn.Module):
         cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(cell), cell
 
-    def sequence(self, values: Sequence, state: CellState, mask: Mask) -> tuple[States, CellState]:
+    def sequence(self, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
         """Hidden states at all positions, and the whole state after the last real position of each row.
 
         The kernel knows no mask and gives c only after padding. An extra input that is 1 on padding closes the
@@ -61,13 +73,15 @@ class LSTMCell(nn.Module):
         if is_small(values, self.dim):
             return fused_sequence(self, values, state, mask)
         k = self.kernel
-        saturate = values.new_zeros(4, self.dim, 1)
-        saturate[0], saturate[1] = -SATURATED, SATURATED
-        weight = torch.cat([k.weight_ih_l0, saturate.flatten(0, 1)], dim=1)
-        padded = torch.cat([values, (~mask)[..., None].to(values.dtype)], dim=-1)
+        weight = k.weight_ih_l0
+        if mask is not None:
+            saturate = values.new_zeros(4, self.dim, 1)
+            saturate[0], saturate[1] = -SATURATED, SATURATED
+            weight = torch.cat([weight, saturate.flatten(0, 1)], dim=1)
+            values = torch.cat([values, (~mask)[..., None].to(values.dtype)], dim=-1)
         first = tuple(part[None].contiguous() for part in state)
         weights = [weight, k.weight_hh_l0, k.bias_ih_l0, k.bias_hh_l0]
-        hidden, _, cell = torch.lstm(padded, first, weights, True, 1, 0.0, self.training, False, True)
+        hidden, _, cell = torch.lstm(values, first, weights, True, 1, 0.0, self.training, False, True)
         return hidden, (last_real(hidden, mask), cell[0])
 
 
@@ -96,7 +110,7 @@ class GRUCell(nn.Module):
         new = torch.tanh(n_in + torch.sigmoid(r_in + r_rec) * n_rec)
         return (new + update * (hidden - new),)
 
-    def sequence(self, values: Sequence, state: CellState, mask: Mask) -> tuple[States, CellState]:
+    def sequence(self, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
         """Hidden states at all positions, and the state after the last real position of each row."""
         if is_small(values, self.dim):
             return fused_sequence(self, values, state, mask)
@@ -123,9 +137,9 @@ def is_small(values: Sequence, dim: int) -> bool:
     return values.device.type == "cpu" and len(values) * dim <= SMALL
 
 
-def fused_sequence(cell: Cell, values: Sequence, state: CellState, mask: Mask) -> tuple[States, CellState]:
+def fused_sequence(cell: Cell, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
     """What a cell's `sequence` gives, by our own loop."""
-    ends = None if mask.all() else mask.sum(1).clamp(min=1)
+    ends = None if mask is None else mask.sum(1).clamp(min=1)
     states, last = recurrence(values.transpose(0, 1), state, kernel_maps(cell), ends)
     return states.transpose(0, 1), last
 
@@ -159,20 +173,20 @@ class RecurrentEncoder(Encoder):
 
     def forward(self, src: Side) -> Memory:
         """Encode; the summary holds, for each layer, (hidden,) or (hidden, cell) after the last real position."""
-        padding = ~src.mask[..., None]
+        mask = None if is_whole(src.mask) else src.mask
         # Only what is finite and small can be shut out by a saturated gate, so padding is blanked before it is read.
-        values = self.dropout(self.embed(src.values).masked_fill(padding, 0.0))
+        values = self.dropout(blank(self.embed(src.values), mask))
         summary = []
         for layer, forward_cell in enumerate(self.forward_cells):
             if layer:
                 values = self.dropout(values)
-            states, final = forward_cell.sequence(values, first_state(forward_cell, values), src.mask)
+            states, final = forward_cell.sequence(values, first_state(forward_cell, values), mask)
             if len(self.backward_cells):
                 cell = self.backward_cells[layer]
                 turned = reverse_sequences(values, src.mask)
-                turned, backward_final = cell.sequence(turned, first_state(cell, values), src.mask)
+                turned, backward_final = cell.sequence(turned, first_state(cell, values), mask)
                 states = torch.cat([states, reverse_sequences(turned, src.mask)], dim=-1)
                 final = tuple(torch.cat(pair, dim=-1) for pair in zip(final, backward_final, strict=True))
             values = states
             summary.append(final)
-        return Memory(values.masked_fill(padding, 0.0), src.mask, tuple(summary))
+        return Memory(blank(values, mask), src.mask, tuple(summary))

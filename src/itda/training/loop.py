@@ -169,7 +169,8 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
     if not work.model.training:  # asked first: setting it visits each module
         work.model.train()
     work.optimizer.zero_grad(set_to_none=True)
-    loss = nll = torch.zeros((), device=work.device)
+    loss: Tensor | float = 0.0
+    nll: Tensor | float = 0.0
     for batch in update.batches:
         with torch.autocast(work.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
             sums = work.objective(work.model, batch.to(work.device), standing.step, used, coins)

@@ -17,7 +17,6 @@ sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward, torch.ops.ate
 BLOCK = 1 << 15  # numbers of a state that a block may hold
 
 Rows = Float[Tensor, "rows dim"]
-Steps = Float[Tensor, "time rows dim"]
 
 
 class LSTMTrace:
@@ -30,12 +29,13 @@ class LSTMTrace:
         self.hidden = weight.new_empty(steps + 1, rows, dim)
         self.cell = weight.new_empty(steps + 1, rows, dim)
         self.tanh = weight.new_empty(steps, rows, dim)  # of the cell
-        self.hidden[0], self.cell[0] = first
-        self.gates = split_gates(self.act, 4)  # i, f, g, o
-        arrays = (self.act, self.act[..., : 2 * dim], *self.gates, self.tanh)
-        self.each = list(zip(*(array.unbind() for array in arrays), strict=True))
         self.hiddens, self.cells = self.hidden.unbind(), self.cell.unbind()
-        self.state = (self.hidden, self.cell)
+        self.hiddens[0].copy_(first[0])
+        self.cells[0].copy_(first[1])
+        self.gates = i, f, g, o = self.act.chunk(4, dim=2)
+        arrays = (self.act, self.act[..., : 2 * dim], i, f, g, o, self.tanh)
+        self.each = list(zip(*(array.unbind() for array in arrays), strict=True))
+        self.state = (self.hiddens, self.cells)
 
     def input_bias(self, bias: Float[Tensor, " gates"]) -> Float[Tensor, " gates"]:
         """What the input side adds: both biases."""
@@ -55,35 +55,35 @@ class LSTMTrace:
     def start_backward(self) -> None:
         """Make room for the gradients."""
         self.d_act = torch.empty_like(self.act)
-        self.d_cell = torch.zeros_like(self.cell[0])
+        self.d_cell = torch.zeros_like(self.cells[0])
         self.carried = (self.d_cell,)  # what goes back from step to step beside d_hidden
-        self.block, self.prepared = block_of(self.hidden), len(self.act)
+        self.prepared = len(self.each)
 
-    def retreat(self, t: int, d_hidden: Rows) -> Rows:
-        """The gradient of s_{t-1} from that of s_t; that of the input side is left in `d_act[t]`."""
+    def retreat(self, t: int, d_hidden: Rows, onto: Rows | None = None) -> Rows:
+        """The gradient of s_{t-1} from that of s_t, added to `onto`; that of the input side is left in `d_act[t]`."""
         if t < self.prepared:
             self._prepare()
         d_act, d_input_forget_new, d_output, slope, forget = self.slopes[t - self.prepared]
         d_cell = self.d_cell.addcmul_(d_hidden, slope)
-        d_input_forget_new.mul_(d_cell[:, None])
+        d_input_forget_new.mul_(d_cell.unsqueeze(1))
         d_output.mul_(d_hidden)
         d_cell.mul_(forget)
-        return d_act @ self.weight
+        return torch.mm(d_act, self.weight) if onto is None else torch.addmm(onto, d_act, self.weight)
 
     def _prepare(self) -> None:
         """Write the factors of the steps before those that are prepared: of d_cell for i, f, g, of d_hidden for o."""
-        end = self.prepared
-        self.prepared = max(0, end - self.block)
-        span = slice(self.prepared, end)
-        i, f, g, o = (gate[span] for gate in self.gates)
-        tanh, d_act = self.tanh[span], self.d_act[span]
-        d_input, d_forget, d_new, d_output = split_gates(d_act, 4)
+        end, self.prepared = self.prepared, max(0, self.prepared - block_of(self.d_cell))
+        i, f, g, o, cell, tanh, d_act = (
+            array[self.prepared : end] if len(array) > end - self.prepared else array
+            for array in (*self.gates, self.cell, self.tanh, self.d_act)
+        )
+        d_input, d_forget, d_new, d_output = d_act.chunk(4, dim=2)
         sigmoid_backward.grad_input(g, i, grad_input=d_input)
-        sigmoid_backward.grad_input(self.cell[span], f, grad_input=d_forget)
+        sigmoid_backward.grad_input(cell, f, grad_input=d_forget)
         tanh_backward.grad_input(i, g, grad_input=d_new)
         sigmoid_backward.grad_input(tanh, o, grad_input=d_output)
         slope = tanh_backward(o, tanh)  # from d_hidden to d_cell
-        d_input_forget_new = d_act.view(*tanh.shape[:2], 4, -1)[:, :, :3]
+        d_input_forget_new = d_act.unflatten(2, (4, -1))[:, :, :3]
         arrays = (d_act, d_input_forget_new, d_output, slope, f)
         self.slopes = list(zip(*(array.unbind() for array in arrays), strict=True))
 
@@ -107,14 +107,14 @@ class GRUTrace:
         self.act = weight.new_empty(steps, rows, 3 * dim)
         self.recurrent = weight.new_empty(steps, rows, 3 * dim)  # W s_{t-1} + b
         self.hidden = weight.new_empty(steps + 1, rows, dim)
-        (self.hidden[0],) = first
-        self.gates = split_gates(self.act, 3)  # r, z, n
+        self.hiddens = self.hidden.unbind()
+        self.hiddens[0].copy_(first[0])
+        self.gates = self.act.chunk(3, dim=2)  # r, z, n
         self.recurrent_new = self.recurrent[..., 2 * dim :]
         gates, recurrent_gates = self.act[..., : 2 * dim], self.recurrent[..., : 2 * dim]
         arrays = (self.recurrent, gates, recurrent_gates, self.recurrent_new, *self.gates)
         self.each = list(zip(*(array.unbind() for array in arrays), strict=True))
-        self.hiddens = self.hidden.unbind()
-        self.state = (self.hidden,)
+        self.state = (self.hiddens,)
 
     def input_bias(self, bias: Float[Tensor, " gates"]) -> Float[Tensor, " gates"]:
         """What the input side adds: its own bias."""
@@ -134,32 +134,32 @@ class GRUTrace:
         self.d_act = torch.empty_like(self.act)
         self.d_recurrent = torch.empty_like(self.act)
         self.carried: tuple[Rows, ...] = ()  # nothing goes back from step to step beside d_hidden
-        self.block, self.prepared = block_of(self.hidden), len(self.act)
+        self.prepared = len(self.each)
 
-    def retreat(self, t: int, d_hidden: Rows) -> Rows:
-        """The gradient of s_{t-1} from that of s_t; that of the input side is left in `d_act[t]`."""
+    def retreat(self, t: int, d_hidden: Rows, onto: Rows | None = None) -> Rows:
+        """The gradient of s_{t-1} from that of s_t, added to `onto`; that of the input side is left in `d_act[t]`."""
         if t < self.prepared:
             self._prepare()
         d_act, d_recurrent, d_flat, update = self.slopes[t - self.prepared]
-        d_act.mul_(d_hidden[:, None])
-        d_recurrent.mul_(d_hidden[:, None])
-        return (d_hidden * update).addmm_(d_flat, self.weight)
+        d_act.mul_(d_hidden.unsqueeze(1))
+        d_recurrent.mul_(d_hidden.unsqueeze(1))
+        through = torch.mul(d_hidden, update) if onto is None else torch.addcmul(onto, d_hidden, update)
+        return through.addmm_(d_flat, self.weight)
 
     def _prepare(self) -> None:
         """Write the factors of the steps before those that are prepared, all of d_hidden."""
-        end = self.prepared
-        self.prepared = max(0, end - self.block)
-        span = slice(self.prepared, end)
-        r, z, n = (gate[span] for gate in self.gates)
-        d_act, d_recurrent = self.d_act[span], self.d_recurrent[span]
-        d_reset, d_update, d_new = split_gates(d_act, 3)
+        end, self.prepared = self.prepared, max(0, self.prepared - block_of(self.hiddens[0]))
+        r, z, n, before, recurrent_new, d_act, d_recurrent = (
+            array[self.prepared : end] if len(array) > end - self.prepared else array
+            for array in (*self.gates, self.hidden, self.recurrent_new, self.d_act, self.d_recurrent)
+        )
+        d_reset, d_update, d_new = d_act.chunk(3, dim=2)
         tanh_backward.grad_input(1 - z, n, grad_input=d_new)
-        sigmoid_backward.grad_input(d_new * self.recurrent_new[span], r, grad_input=d_reset)
-        sigmoid_backward.grad_input(self.hidden[span] - n, z, grad_input=d_update)
+        sigmoid_backward.grad_input(d_new * recurrent_new, r, grad_input=d_reset)
+        sigmoid_backward.grad_input(before - n, z, grad_input=d_update)
         d_recurrent.copy_(d_act)
-        split_gates(d_recurrent, 3)[2].mul_(r)
-        shape = (*z.shape[:2], 3, -1)
-        arrays = (d_act.view(shape), d_recurrent.view(shape), d_recurrent, z)
+        d_recurrent.chunk(3, dim=2)[2].mul_(r)
+        arrays = (d_act.unflatten(2, (3, -1)), d_recurrent.unflatten(2, (3, -1)), d_recurrent, z)
         self.slopes = list(zip(*(array.unbind() for array in arrays), strict=True))
 
     def weight_gradients(self) -> tuple[Tensor, Tensor]:
@@ -179,14 +179,9 @@ def trace_cell(steps: int, first: tuple[Rows, ...], weight: Tensor, bias: Tensor
     return LSTMTrace(steps, first, weight, bias) if len(first) == 2 else GRUTrace(steps, first, weight, bias)
 
 
-def split_gates(values: Float[Tensor, "time rows gates"], number: int) -> tuple[Steps, ...]:
-    """Views of the gates."""
-    return values.chunk(number, dim=2)
-
-
-def block_of(states: Steps) -> int:
+def block_of(state: Rows) -> int:
     """How many steps a block holds."""
-    return max(1, BLOCK // states[0].numel())
+    return max(1, BLOCK // state.numel())
 
 
 def over_time(

@@ -7,6 +7,7 @@ one product each after the loop. The slow twins are torch's kernels, and the dec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +39,15 @@ class _Recurrence(torch.autograd.Function):
         in_bias: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor | None, out_bias: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        cell = trace_cell(len(values), first, weight, bias)
+        steps, rows, _ = values.shape
+        cell = trace_cell(steps, first, weight, bias)
         input_bias, turned = cell.input_bias(in_bias), in_weight.t()
         torch.addmm(input_bias, values.flatten(0, 1), turned, out=cell.act.flatten(0, 1))
-        own = [False] * len(values) if shown is None else (~shown).any(1).tolist()
+        own = [False] * steps if shown is None else [False, *(~shown[1:]).any(1).tolist()]
         fed, keeps = values, None
         if any(own):
             fed, keeps = values.clone(), shown[..., None].to(values.device)
-        for t in range(len(values)):
+        for t in range(steps):
             if own[t]:
                 said = torch.addmm(out_bias, cell.hiddens[t], out_weight.t())
                 torch.where(keeps[t], values[t], said, out=fed[t])
@@ -55,31 +57,29 @@ class _Recurrence(torch.autograd.Function):
             ctx.cell, ctx.own, ctx.keeps, ctx.fed, ctx.ends = cell, own, keeps, fed, ends
             ctx.save_for_backward(in_weight, out_weight)
             ctx.set_materialize_grads(False)
-        rows = torch.arange(len(first[0]), device=weight.device) if ends is not None else None
-        last = [part[-1].clone() if rows is None else part[ends, rows] for part in cell.state]
-        return cell.hidden[1:], *last
+        return cell.hidden[1:], *(_last(part, ends) for part in cell.state)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_states: Tensor | None, *d_last: Tensor | None) -> tuple[Tensor | None, ...]:
         cell, own, (in_weight, out_weight) = ctx.cell, ctx.own, ctx.saved_tensors
         cell.start_backward()
-        d_hidden = torch.zeros_like(cell.hiddens[0])
+        given = [None] * len(own) if d_states is None else d_states.unbind()
+        d_hidden = torch.zeros_like(cell.hiddens[0]) if given[-1] is None else given[-1].clone()
         d_said = torch.zeros_like(ctx.fed) if any(own) else None
         for t in reversed(range(len(own))):
-            if d_states is not None:
-                d_hidden += d_states[t]
             if ctx.ends is not None or t == len(own) - 1:
                 _arrive(t + 1, ctx.ends, d_last, (d_hidden, *cell.carried))
-            d_hidden = cell.retreat(t, d_hidden)
+            d_hidden = cell.retreat(t, d_hidden, given[t - 1] if t else None)
             if own[t]:
                 torch.mm(cell.d_act[t], in_weight, out=d_said[t]).masked_fill_(ctx.keeps[t], 0.0)
                 d_hidden.addmm_(d_said[t], out_weight)
         d_values, d_out_weight, d_out_bias = None, None, None
         if ctx.needs_input_grad[3]:
             d_values = cell.d_act @ in_weight
+            if d_said is not None:
+                d_values[1:].masked_fill_(~ctx.keeps[1:], 0.0)
         if d_said is not None:
-            d_values = None if d_values is None else d_values.masked_fill_(~ctx.keeps, 0.0)
             d_out_weight, d_out_bias = over_time(d_said, cell.hidden[:-1]), d_said.sum((0, 1))
         d_weight, d_bias = cell.weight_gradients()
         d_in_bias = cell.d_act.sum((0, 1))
@@ -87,6 +87,13 @@ class _Recurrence(torch.autograd.Function):
             None, None, None, d_values, over_time(cell.d_act, ctx.fed), d_in_bias, d_weight,
             d_in_bias if d_bias is None else d_bias, d_out_weight, d_out_bias, *cell.first_gradients(d_hidden),
         )  # fmt: skip
+
+
+def _last(states: Sequence[Tensor], ends: Tensor | None) -> Tensor:
+    """Each row's state after its last step; position 0 of `states` is what was there before the first."""
+    if ends is None:
+        return states[-1].clone()
+    return torch.stack(list(states))[ends, torch.arange(len(ends), device=ends.device)]
 
 
 def _arrive(
@@ -112,9 +119,11 @@ def recurrence(
     """
     keep, weight = torch.is_grad_enabled(), maps[2]
     shown, *out = (feedback.shown, feedback.weight, feedback.bias) if feedback else (None, None, None)
-    if shown is not None:
-        shown = torch.cat([torch.ones_like(shown[:1]), shown[1:]])
-    with torch.autocast(weight.device.type, enabled=False):
-        first = tuple(part.to(weight.dtype) for part in first)
-        states, *last = _Recurrence.apply(keep, shown, ends, values.to(weight.dtype), *maps, *out, *first)
+    if values.dtype != weight.dtype or first[0].dtype != weight.dtype:  # computed under autocast
+        values, *first = (tensor.to(weight.dtype) for tensor in (values, *first))
+    if torch.is_autocast_enabled(weight.device.type):
+        with torch.autocast(weight.device.type, enabled=False):
+            states, *last = _Recurrence.apply(keep, shown, ends, values, *maps, *out, *first)
+    else:  # the context costs as much as a step
+        states, *last = _Recurrence.apply(keep, shown, ends, values, *maps, *out, *first)
     return states, tuple(last)

@@ -19,7 +19,7 @@ class _LinearSquaredError(torch.autograd.Function):
         errors = torch.addmm(bias, rows, weight.t()).sub_(target.flatten(0, -2))
         errors.masked_fill_(~mask.flatten()[:, None], 0.0)
         ctx.save_for_backward(features, weight, errors)
-        return errors.flatten().dot(errors.flatten()) / len(weight)
+        return (errors * errors).sum() / len(weight)
 
     @staticmethod
     @once_differentiable
