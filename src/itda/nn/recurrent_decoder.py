@@ -42,10 +42,13 @@ class Stack(nn.Module):
             new.append(cell.step(inputs, state[layer]))
         return tuple(new)
 
-    def sequence(self, values: Float[Tensor, "rows time input"], state: StackState, mask: Tensor) -> Tensor:
-        """The top layer's hidden states at all positions: the fast twin of repeated `step`."""
+    def sequence(self, values: Float[Tensor, "rows time input"], state: StackState) -> Tensor:
+        """The top layer's hidden states at all positions: the fast twin of repeated `step`.
+
+        Padding is on the right, so what it does to a state is read by nobody: no mask is needed.
+        """
         for layer, cell in enumerate(self.cells):
-            values, _ = cell.sequence(self.dropout(values) if layer else values, state[layer], mask)
+            values, _ = cell.sequence(self.dropout(values) if layer else values, state[layer], None)
         return values
 
 
@@ -110,9 +113,7 @@ class PlainDecoder(Decoder):
 
     def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
         """All positions at once, by torch's own kernel."""
-        return self._decoded(
-            self.stack.sequence(self.dropout(self.embed(tgt_in.values)), self.bridge(memory), tgt_in.mask)
-        )
+        return self._decoded(self.stack.sequence(self.dropout(self.embed(tgt_in.values)), self.bridge(memory)))
 
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """s_t = f(s_{t-1}, y_{t-1})."""
@@ -255,7 +256,7 @@ class LuongDecoder(Decoder):
             return self._unrolled(embedded, state, weights)
         if self.input_feeding:
             return self._fused(embedded, state, terms, weights)
-        hidden = self.stack.sequence(embedded, state.cache[0], tgt_in.mask)
+        hidden = self.stack.sequence(embedded, state.cache[0])
         contexts, alphas = self.attention(hidden, state.keys, memory.states, memory.mask)
         return Decoded(self.readout(torch.cat([hidden, contexts], dim=-1)), alphas if weights else None, contexts)
 

@@ -35,7 +35,7 @@ class LSTMTrace:
         self.gates = i, f, g, o = self.act.chunk(4, dim=2)
         arrays = (self.act, self.act[..., : 2 * dim], i, f, g, o, self.tanh)
         self.each = list(zip(*(array.unbind() for array in arrays), strict=True))
-        self.state = (self.hiddens, self.cells)
+        self.state = (self.hidden, self.cell)
 
     def input_bias(self, bias: Float[Tensor, " gates"]) -> Float[Tensor, " gates"]:
         """What the input side adds: both biases."""
@@ -114,7 +114,7 @@ class GRUTrace:
         gates, recurrent_gates = self.act[..., : 2 * dim], self.recurrent[..., : 2 * dim]
         arrays = (self.recurrent, gates, recurrent_gates, self.recurrent_new, *self.gates)
         self.each = list(zip(*(array.unbind() for array in arrays), strict=True))
-        self.state = (self.hiddens,)
+        self.state = (self.hidden,)
 
     def input_bias(self, bias: Float[Tensor, " gates"]) -> Float[Tensor, " gates"]:
         """What the input side adds: its own bias."""

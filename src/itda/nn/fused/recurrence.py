@@ -7,7 +7,6 @@ one product each after the loop. The slow twins are torch's kernels, and the dec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +88,9 @@ class _Recurrence(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _last(states: Sequence[Tensor], ends: Tensor | None) -> Tensor:
-    """Each row's state after its last step; position 0 of `states` is what was there before the first."""
-    if ends is None:
-        return states[-1].clone()
-    return torch.stack(list(states))[ends, torch.arange(len(ends), device=ends.device)]
+def _last(states: Float[Tensor, "after rows dim"], ends: Tensor | None) -> Float[Tensor, "rows dim"]:
+    """Each row's state after its last step; at 0 stands what was there before the first."""
+    return states[-1].clone() if ends is None else states[ends, torch.arange(len(ends), device=ends.device)]
 
 
 def _arrive(
