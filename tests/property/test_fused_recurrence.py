@@ -134,7 +134,10 @@ def test_it_is_the_kernel_of_torch(cell, lengths):
     found = found if ends is None else nn.utils.rnn.pad_packed_sequence(found, True)[0]
     expected = reduced(found, [part[0] for part in (last if isinstance(last, tuple) else (last,))])
     states, last = recurrence(values.transpose(0, 1), first_state(cell, values), kernel_maps(cell), ends)
-    for got in (reduced(states.transpose(0, 1), last), reduced(*cell.sequence(values, first_state(cell, values), mask))):
+    for got in (
+        reduced(states.transpose(0, 1), last),
+        reduced(*cell.sequence(values, first_state(cell, values), mask)),
+    ):
         for one, other in zip(got, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
@@ -142,7 +145,7 @@ def test_it_is_the_kernel_of_torch(cell, lengths):
 @both
 def test_blocks_change_nothing(cell, monkeypatch):
     """Factors prepared for one step at a time, for two, or for all at once."""
-    cell, output, values, first = layer(cell)
+    cell, _, values, first = layer(cell)
     found = []
     for block in (1, 2 * first[0].numel(), 1 << 20):
         monkeypatch.setattr(cells, "BLOCK", block)
@@ -155,7 +158,7 @@ def test_blocks_change_nothing(cell, monkeypatch):
 
 def test_it_runs_in_the_precision_of_its_weights():
     """Under autocast, which gives the loop values of another one."""
-    cell, output, values, first = layer("lstm")
+    cell, _, values, first = layer("lstm")
     cell.float()
     with torch.autocast("cpu", torch.bfloat16):
         states, _ = recurrence(values.bfloat16(), tuple(part.float() for part in first), kernel_maps(cell))

@@ -143,7 +143,7 @@ class Decoder(nn.Module, ABC):
     def rollout(
         self, tgt_in: Side, memory: Memory, shown: Bool[Tensor, "rows tgt"], said: tuple[Tensor, Tensor] | None
     ) -> Decoded | None:
-        """Scheduled sampling over all positions by a quicker way than `step`, where the decoder has one; None: it has not.
+        """Scheduled sampling over all positions by a quicker way than `step`; None where the decoder has none.
 
         Where `shown` (on the CPU) is False, position t is fed what the head says at t - 1: `said` is its `affine`.
         """

@@ -38,7 +38,7 @@ class _Recurrence(torch.autograd.Function):
         in_bias: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor | None, out_bias: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        steps, rows, _ = values.shape
+        steps = len(values)
         cell = trace_cell(steps, first, weight, bias)
         input_bias, turned = cell.input_bias(in_bias), in_weight.t()
         torch.addmm(input_bias, values.flatten(0, 1), turned, out=cell.act.flatten(0, 1))
@@ -93,9 +93,7 @@ def _last(states: Float[Tensor, "after rows dim"], ends: Tensor | None) -> Float
     return states[-1].clone() if ends is None else states[ends, torch.arange(len(ends), device=ends.device)]
 
 
-def _arrive(
-    steps: int, ends: Tensor | None, d_last: tuple[Tensor | None, ...], carried: tuple[Tensor, ...]
-) -> None:
+def _arrive(steps: int, ends: Tensor | None, d_last: tuple[Tensor | None, ...], carried: tuple[Tensor, ...]) -> None:
     """Add the gradient of the last states of those rows that end after so many steps."""
     for total, arriving in zip(carried, d_last, strict=True):
         if arriving is not None:
