@@ -15,6 +15,7 @@ from itda.nn.embedding import Embedder, SequenceDropout, reverse_sequences
 from itda.nn.fused.recurrence import Maps, recurrence
 from itda.nn.interface import Encoder, Memory
 
+SMALL = 256  # numbers of an LSTM's state: up to here calls are all that counts, and torch's kernel has more of them
 SATURATED = 1e4  # a gate input of this size gives exactly 0 or 1
 Sequence = Float[Tensor, "rows time input"]
 States = Float[Tensor, "rows time dim"]
@@ -69,6 +70,8 @@ class LSTMCell(nn.Module):
         The kernel knows no mask and gives c only after padding. An extra input that is 1 on padding closes the
         input gate and opens the forget gate there, exactly (sigmoid saturates to 0 and 1): c stands still.
         """
+        if is_trained(values) and len(values) * self.dim <= SMALL:
+            return fused_sequence(self, values, state, mask)
         k = self.kernel
         weight = k.weight_ih_l0
         if mask is not None:
@@ -112,10 +115,8 @@ class GRUCell(nn.Module):
 
         To train on a CPU our own loop is quicker than torch's: by a third where steps are small, by little where not.
         """
-        if values.device.type == "cpu" and torch.is_grad_enabled():
-            ends = None if mask is None else mask.sum(1).clamp(min=1)
-            states, last = recurrence(values.transpose(0, 1), state, kernel_maps(self), ends)
-            return states.transpose(0, 1), last
+        if is_trained(values):
+            return fused_sequence(self, values, state, mask)
         hidden = self.kernel(values, state[0][None].contiguous())[0]
         return hidden, (last_real(hidden, mask),)
 
@@ -132,6 +133,18 @@ def kernel_maps(cell: Cell) -> Maps:
     """The weight and the bias that a cell applies to its input, then those of the state before."""
     kernel = cell.kernel
     return kernel.weight_ih_l0, kernel.bias_ih_l0, kernel.weight_hh_l0, kernel.bias_hh_l0
+
+
+def is_trained(values: Sequence) -> bool:
+    """Whether a gradient is wanted, on a CPU: where our own loop may be quicker than torch's."""
+    return values.device.type == "cpu" and torch.is_grad_enabled()
+
+
+def fused_sequence(cell: Cell, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
+    """What a cell's `sequence` gives, by our own loop."""
+    ends = None if mask is None else mask.sum(1).clamp(min=1)
+    states, last = recurrence(values.transpose(0, 1), state, kernel_maps(cell), ends)
+    return states.transpose(0, 1), last
 
 
 def make_cell(kind: str, input_dim: int, dim: int) -> Cell:
