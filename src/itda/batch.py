@@ -65,6 +65,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Move all sides to `device`."""
+        if self.src.mask.device == torch.device(device):
+            return self
         return Batch(self.src.to(device), self.tgt_in.to(device), self.tgt_out.to(device), self.index)
 
 

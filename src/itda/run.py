@@ -230,6 +230,9 @@ class RunFolder:
         ]
 
 
+LINES = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
 class MetricsLog:
     """metrics.jsonl: one JSON object a line, with the system as soon as it is appended.
 
@@ -242,7 +245,10 @@ class MetricsLog:
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Append one line."""
-        text = json.dumps(_finite(dict(entry)), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        try:
+            text = LINES.encode(entry)
+        except ValueError:
+            text = LINES.encode(_finite(entry))
         self._file.append(text.encode("utf-8", "surrogatepass") + b"\n")
 
     def sync(self) -> int:

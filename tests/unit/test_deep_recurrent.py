@@ -106,7 +106,7 @@ def test_residual_sums_begin_where_they_are_told_to(residual):
     for layer, cell in enumerate(stack.cells):
         states, _ = cell.sequence(read, state[layer], mask)
         read = states + read if residual and layer >= residual - 1 else states
-    close(stack.sequence(values, state, mask), read)
+    close(stack.sequence(values, state), read)
     for t, x in enumerate(values.unbind(1)):
         now = stack.step(stack.cells[0].inputs(x), now)
         close(stack.output(now), read[:, t])

@@ -135,7 +135,7 @@ def test_the_quick_sequence_is_the_step_loop(cell, layers, dtype, atol):
     state = tuple(
         tuple(torch.randn(5, 4, dtype=dtype) for _ in range(2 if cell == "lstm" else 1)) for _ in range(layers)
     )
-    quick, slow, now = stack.sequence(values, state, mask), [], state
+    quick, slow, now = stack.sequence(values, state), [], state
     for position in values.unbind(1):
         now = stack.step(stack.cells[0].inputs(position), now)
         slow.append(now[-1][0])

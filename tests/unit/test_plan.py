@@ -12,7 +12,7 @@ from itda.config import DataConfig, TokenizerConfig
 from itda.data import plan as module
 from itda.data.corpus import CorpusFiles
 from itda.data.order import _splitmix, mixed, windows
-from itda.data.plan import Plan, Update, evaluation_batches, plan_for
+from itda.data.plan import Plan, Update, evaluation_batches, length_batches, plan_for
 from itda.data.store import build_store
 from itda.errors import UserError
 from itda.text.tokenizer import train_tokenizers
@@ -132,6 +132,25 @@ def test_the_hash_is_splitmix64() -> None:
     gamma = 0x9E3779B97F4A7C15
     assert [int(_splitmix(np.array([1234567 + n * gamma], np.uint64))[0]) for n in (0, 1)] == reference
     assert len(set(mixed(1, 0, 0, np.arange(10_000)).tolist())) == 10_000
+
+
+def test_one_batch_of_all_pairs_has_the_order_of_many() -> None:
+    """By target into strips, here one, then by source; equal pairs stay as they come."""
+    draw = np.random.default_rng(1)
+    for pairs in range(1, 9):
+        lengths = draw.integers(1, 4, (pairs, 2)).astype(np.int32)
+        order = sorted(range(pairs), key=lambda row: (lengths[row, 0], lengths[row, 1], row))
+        (rows,) = length_batches(lengths, 8, "sentences")
+        assert rows.tolist() == order
+
+
+@pytest.mark.parametrize("unit", ["sentences", "tokens"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_updates_are_counted_as_they_come(unit: str, accumulate: int) -> None:
+    lengths = np.random.default_rng(1).integers(1, 9, (50, 2)).astype(np.int32)
+    for window in (7, 50, 64):
+        plan = Plan(lengths, 20, unit, accumulate, window=window)
+        assert plan.updates_per_epoch(3) == len(list(plan.epoch(3)))
 
 
 def test_sampling_differs_by_epoch_and_not_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:

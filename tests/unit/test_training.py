@@ -13,7 +13,16 @@ from zoo import FEW, batch_of, fresh, on_sides, rows_of, trimmed
 from itda.batch import Batch
 from itda.config import TrainConfig
 from itda.nn.embedding import SequenceDropout
-from itda.training.loop import Standing, Update, UpdateReport, ValidationReport, Work, key_generators, train
+from itda.training.loop import (
+    Standing,
+    Update,
+    UpdateReport,
+    ValidationReport,
+    Work,
+    clip_gradients,
+    key_generators,
+    train,
+)
 from itda.training.objective import make_objective
 
 CPU = torch.device("cpu")
@@ -137,6 +146,32 @@ def test_gradients_are_clipped_after_all_micro_batches():
     assert report.grad_norm > 0.01, "the norm that is reported is the one before"
     moved = torch.stack([(a - b).square().sum() for a, b in zip(before, rig.model.parameters(), strict=True)]).sum()
     assert moved.sqrt().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.5, 1e6])
+def test_clipping_is_torchs_bit_for_bit(limit):
+    model = fresh(VECTORS).float()
+    optimizer = torch.optim.Adam(model.parameters())
+    parameters = list(model.parameters())
+    for parameter in parameters[1:]:  # one has none, as a frozen one
+        parameter.grad = torch.randn_like(parameter)
+    other = copy.deepcopy(model)
+    for parameter, twin in zip(parameters[1:], list(other.parameters())[1:], strict=True):
+        twin.grad = parameter.grad.clone()
+    norm = torch.nn.utils.clip_grad_norm_(other.parameters(), limit or math.inf)
+    assert torch.equal(clip_gradients(optimizer, limit), norm)
+    for parameter, twin in zip(parameters[1:], list(other.parameters())[1:], strict=True):
+        assert torch.equal(parameter.grad, twin.grad)
+
+
+def test_a_caller_that_puts_the_model_into_evaluation_disturbs_nothing():
+    """Whoever writes a sample between two reports, as a notebook does."""
+    rig = Rig(TrainConfig(updates=3))
+    modes = []
+    for report in train(rig.work, Standing()):
+        modes.append((type(report), rig.model.training, rig.model.decoder.training))
+        rig.model.eval()
+    assert [mode for mode in modes if mode[0] is UpdateReport] == [(UpdateReport, True, True)] * 3
 
 
 def test_an_update_starts_from_no_gradient():

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isqrt
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +99,9 @@ class Plan:
 
     def updates_per_epoch(self, epoch: int = 0) -> int:
         """Count the updates of an epoch (from the unsampled lengths where a token budget meets sampling)."""
-        return -(-sum(map(self._count, self._pools(epoch))) // self.accumulate)
+        one_pool = self.batch_unit == "sentences" and len(self.lengths) <= self._pool
+        batches = self._count(self.lengths) if one_pool else sum(map(self._count, self._pools(epoch)))
+        return -(-batches // self.accumulate)
 
     def padding(self, epoch: int = 0) -> float:
         """Compute the share of padded positions of an epoch, both sides together, from the unsampled lengths."""
@@ -109,16 +112,20 @@ class Plan:
                 positions, tokens = positions + _positions(lengths[rows]), tokens + _tokens(lengths[rows])
         return 1 - tokens / positions
 
+    @property
+    def _pool(self) -> int:
+        """How many pairs batches are formed among at most: fewer where they must first be sampled."""
+        return self.window if self.sampler is None else min(self.window, SAMPLED)
+
     def _pools(self, epoch: int) -> Iterator[Numbers]:
-        """Yield the pair numbers among which batches are formed; small ones where they must first be sampled."""
-        pool = self.window if self.sampler is None else min(self.window, SAMPLED)
+        """Yield the pair numbers among which batches are formed."""
         for numbers in windows(len(self.lengths), self.seed, epoch, self.window):
-            for start in range(0, len(numbers), pool):
-                yield numbers[start : start + pool]
+            for start in range(0, len(numbers), self._pool):
+                yield numbers[start : start + self._pool]
             if self.release:
                 self.release()
 
-    def _count(self, numbers: Numbers) -> int:
+    def _count(self, numbers: npt.NDArray[np.integer[Any]]) -> int:
         if self.batch_unit == "sentences":
             return -(-len(numbers) // self.batch)
         return len(self._batches(np.asarray(self.lengths[numbers])))
@@ -159,13 +166,15 @@ def length_batches(lengths: Lengths, batch: int, batch_unit: str) -> list[Number
     leave so few ties that the same pairs met in every epoch.
     """
     src, tgt = lengths[:, 0], lengths[:, 1]
-    longest = lengths.max(axis=1).astype(np.int64) + 1
+    if batch_unit == "sentences" and len(lengths) <= batch:
+        return [np.lexsort((tgt, src)).astype(np.int64)]  # what comes out below, where one batch has all
     if batch_unit == "sentences":
         order = np.argsort(tgt, kind="stable")
         strip = np.arange(len(order)) // (batch * max(1, isqrt(len(order) // batch)))
         order = order[np.lexsort((np.where(strip % 2, -src[order], src[order]), strip))]  # the last key counts most
         cuts = list(range(batch, len(order), batch))
     else:
+        longest = lengths.max(axis=1).astype(np.int64) + 1
         order = np.lexsort((tgt, longest))
         cuts, first = [], 0
         for place, width in enumerate(longest[order].tolist()):  # ascending, so the newest row is the widest

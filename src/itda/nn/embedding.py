@@ -15,6 +15,7 @@ class Embedder(nn.Module, ABC):
     """Turns what a side holds at each position into `dim` numbers."""
 
     dim: int
+    verbatim = False  # whether what is read is what was given
 
     @abstractmethod
     def forward(self, values: Tensor) -> Tensor:
@@ -37,6 +38,8 @@ class TokenEmbedding(Embedder):
 class VectorEmbedding(Embedder):
     """Passes real-valued vectors on as they are, as the lecture's program does."""
 
+    verbatim = True
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
@@ -53,13 +56,18 @@ class SequenceDropout(nn.Module):
         super().__init__()
         self.rate, self.variational = rate, variational
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is dropped."""
+        return self.training and self.rate > 0.0
+
     def forward(
         self, values: Float[Tensor, "batch time dim"], mask: Float[Tensor, "batch dim"] | None = None
     ) -> Float[Tensor, "batch time dim"]:
         """Drop features and scale the rest by 1 / (1 - rate), in training only; `mask` is one that `draw` gave."""
         if mask is not None:
             return values * mask[:, None]
-        if not self.training or self.rate == 0.0:
+        if not self.active:
             return values
         if not self.variational:
             return drop(values, self.rate)
@@ -71,11 +79,11 @@ class SequenceDropout(nn.Module):
         """Draw the masks of all positions before a loop over time, or repeat those of sentences; None: drop nothing."""
         if mask is not None:
             return mask.expand(steps, *mask.shape)
-        return self.mask(like.new_empty(steps, *like.shape)) if self.training and self.rate else None
+        return self.mask(like.new_empty(steps, *like.shape)) if self.active else None
 
     def draw(self, like: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"] | None:
         """Draw the masks of whole sentences before a loop over time; None where each position draws its own."""
-        return self.mask(like) if self.training and self.variational and self.rate else None
+        return self.mask(like) if self.active and self.variational else None
 
     def mask(self, like: Tensor) -> Tensor:
         """Draw a scaled keep mask of the shape of `like`."""

@@ -57,7 +57,7 @@ class GNMTDecoder(Decoder):
             hidden, contexts, alpha = self._unrolled(embedded, state)
         else:
             hidden, contexts, alpha = fused_bahdanau(cell, recurrent, terms, embedded, layers[0], state)
-        top = self.stack.rise(hidden, layers, tgt_in.mask, state.masks, contexts)
+        top = self.stack.rise(hidden, layers, state.masks, contexts)
         return Decoded(self.readout(top, state.masks[-1]), alpha if weights else None, contexts)
 
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from itda.batch import BOS, PAD, Side, Tokens, Vectors
 from itda.nn.fused.loss import CHUNK, linear_cross_entropy
+from itda.nn.fused.squared_error import linear_squared_error
 from itda.nn.interface import Decoded, Head, Memory, Sums
 
 
@@ -83,7 +84,8 @@ class VectorHead(Head):
 
     def loss(self, decoded: Decoded, target: Side, memory: Memory) -> Sums:
         """Squared error over real positions."""
-        errors = self._errors(decoded, target)[target.mask].sum()
+        assert isinstance(target, Vectors), "a vector head needs vector targets"
+        errors = linear_squared_error(decoded.features, *self.affine(), target.values, target.mask)
         return Sums(errors, errors, target.mask.sum())
 
     @torch.no_grad()
@@ -96,6 +98,10 @@ class VectorHead(Head):
     def predict(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt dim"]:
         """The predicted vector; gradients flow through it."""
         return self.output(decoded.features)
+
+    def affine(self) -> tuple[Float[Tensor, "out dim"], Float[Tensor, " out"]]:
+        """The map that `predict` applies."""
+        return self.output.weight, self.output.bias
 
     def _errors(self, decoded: Decoded, target: Side) -> Tensor:
         assert isinstance(target, Vectors), "a vector head needs vector targets"

@@ -140,6 +140,15 @@ class Decoder(nn.Module, ABC):
         The answer always carries `weights` and `contexts` if the decoder has attention.
         """
 
+    def rollout(
+        self, tgt_in: Side, memory: Memory, shown: Bool[Tensor, "rows tgt"], said: tuple[Tensor, Tensor] | None
+    ) -> Decoded | None:
+        """Scheduled sampling over all positions by a quicker way than `step`; None where the decoder has none.
+
+        Where `shown` (on the CPU) is False, position t is fed what the head says at t - 1: `said` is its `affine`.
+        """
+        return None
+
 
 class Head(nn.Module, ABC):
     """Turns features into a distribution over targets: the loss for training, log-probabilities for search."""
@@ -157,6 +166,10 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def predict(self, decoded: Decoded, memory: Memory) -> Tensor:
         """The best next value: (rows, tgt) ids, or (rows, tgt, dim) vectors (differentiable)."""
+
+    def affine(self) -> tuple[Float[Tensor, "out dim"], Float[Tensor, " out"]] | None:
+        """W and b where `predict` is W x + b of the features x; None where it is anything else, such as a token."""
+        return None
 
     def log_probs(
         self, decoded: Decoded, memory: Memory, candidates: Int[Tensor, " candidates"] | None = None

@@ -48,7 +48,7 @@ class NormedLSTMCell(Cell):
         """s_t from s_{t-1} and the mapped input."""
         return self._advance(self.input_norm(inputs), state)
 
-    def sequence(self, values: Sequence, state: CellState, mask: Mask) -> tuple[States, CellState]:
+    def sequence(self, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
         """All positions, in a loop."""
         return _over_time(self._advance, self.input_norm(self.inputs(values)), state, mask)
 
@@ -90,7 +90,7 @@ class NormedGRUCell(Cell):
         """s_t from s_{t-1} and the mapped input."""
         return self._advance(self._normed(inputs), state)
 
-    def sequence(self, values: Sequence, state: CellState, mask: Mask) -> tuple[States, CellState]:
+    def sequence(self, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
         """All positions, in a loop."""
         return _over_time(self._advance, self._normed(self.inputs(values)), state, mask)
 
@@ -115,7 +115,7 @@ def _over_time(
     advance: Callable[[Tensor, CellState], CellState],
     normed: Float[Tensor, "rows time gates"],
     state: CellState,
-    mask: Mask,
+    mask: Mask | None,
 ) -> tuple[States, CellState]:
     """Repeat a step; padding is walked over, and the state is read before it."""
     passed = []

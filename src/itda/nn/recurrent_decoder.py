@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from itda.batch import Side
@@ -19,6 +19,7 @@ from itda.nn.attention import Attention, Terms
 from itda.nn.bridge import Bridge, StackState
 from itda.nn.embedding import Embedder, SequenceDropout
 from itda.nn.fused.loops import bahdanau_loop, feeding_loop
+from itda.nn.fused.recurrence import Feedback, recurrence
 from itda.nn.interface import Decoded, Decoder, Memory, State, Tree, tree_map
 from itda.nn.recurrent import Cell, CellState
 
@@ -53,23 +54,25 @@ class Stack(nn.Module):
             new = (*new, cell.step(cell.inputs(read), state[layer]))
         return new
 
-    def sequence(self, values: Float[Tensor, "rows time input"], state: StackState, mask: Tensor) -> Tensor:
+    def sequence(self, values: Float[Tensor, "rows time input"], state: StackState) -> Tensor:
         """The output at all positions: the fast twin of repeated `step`."""
-        return self.rise(self.cells[0].sequence(values, state[0], mask)[0], state, mask)
+        return self.rise(self.cells[0].sequence(values, state[0], None)[0], state)
 
     def rise(
         self,
         hidden: Float[Tensor, "rows time dim"],
         state: StackState,
-        mask: Tensor,
         masks: Masks | None = None,
         side: Float[Tensor, "rows time side"] | None = None,
     ) -> Float[Tensor, "rows time dim"]:
-        """The output at all positions, from the hidden states of the first layer."""
+        """The output at all positions, from the hidden states of the first layer.
+
+        Padding is on the right, so what it does to a state is read by nobody: no mask is needed.
+        """
         for layer, cell in enumerate(self.cells[1:], 1):
             read = self.dropout(hidden, masks[layer] if masks else None)
             read = read if side is None else torch.cat([read, side], dim=-1)
-            states, _ = cell.sequence(read, state[layer], mask)
+            states, _ = cell.sequence(read, state[layer], None)
             hidden = states + hidden if self._adds(layer) else states
         return hidden
 
@@ -120,15 +123,26 @@ class PlainDecoder(Decoder):
 
     def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
         """All positions at once, by torch's own kernel."""
-        return self._decoded(
-            self.stack.sequence(self.dropout(self.embed(tgt_in.values)), self.bridge(memory), tgt_in.mask)
-        )
+        return self._decoded(self.stack.sequence(self.dropout(self.embed(tgt_in.values)), self.bridge(memory)))
 
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """s_t = f(s_{t-1}, y_{t-1})."""
         embedded = self.dropout(self.embed(previous)[:, None], state.masks[0])[:, 0]
         cache = self.stack.step(self.stack.cells[0].inputs(embedded), state.cache, state.masks)
         return self._decoded(self.stack.output(cache)[:, None], state.masks[-1]), replace(state, cache=cache)
+
+    def rollout(
+        self, tgt_in: Side, memory: Memory, shown: Bool[Tensor, "rows tgt"], said: tuple[Tensor, Tensor] | None
+    ) -> Decoded | None:
+        """Of vectors, with one layer and nothing dropped: all positions by one function with its own backward."""
+        if said is None or self.readout or len(self.stack.cells) > 1 or not self.embed.verbatim or self.dropout.active:
+            return None
+        (first,), maps = self.bridge(memory), self.stack.cells[0].kernel_maps()
+        if maps is None:
+            return None
+        feedback = Feedback(shown.t(), *said)
+        hidden, _ = recurrence(tgt_in.values.transpose(0, 1), first, maps, feedback=feedback)
+        return Decoded(hidden.transpose(0, 1))
 
     def _masks(self, memory: Memory) -> Masks:
         return draw_masks(self.dropout, memory, self.embed.dim, self.stack, self.dim)
@@ -243,7 +257,7 @@ class LuongDecoder(Decoder):
             return self._unrolled(embedded, state, weights)
         if self.input_feeding:
             return self._fused(embedded, state, terms, recurrent, weights)
-        hidden = self.stack.sequence(embedded, state.cache[0], tgt_in.mask)
+        hidden = self.stack.sequence(embedded, state.cache[0])
         contexts, alphas = attend_in_turn(self.attention, hidden, state, state.cache[2])
         return Decoded(self.readout(torch.cat([hidden, contexts], dim=-1)), alphas if weights else None, contexts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from itda.data.store import Store
 from itda.data.vectors import VectorPairs
 from itda.training.loop import Update
 
+KEPT_UPDATES = 64
 VALIDATION_TOKENS = 4096  # padded positions of a validation batch
 
 
@@ -42,16 +44,20 @@ def text_dataset(store: Store, valid: Store | None, plan: Plan) -> Dataset:
 
 
 def vector_dataset(pairs: VectorPairs, valid: VectorPairs | None, plan: Plan) -> Dataset:
-    """Real-valued sequences, held in memory."""
+    """Real-valued sequences, held in memory; a few series make the same updates again and again, which are kept."""
 
     def collate(pairs: VectorPairs, numbers: tuple[int, ...]) -> Batch:
         src = [torch.from_numpy(pairs.src[n]) for n in numbers]
         return vector_batch(src, [torch.from_numpy(pairs.tgt[n]) for n in numbers], numbers)
 
+    @functools.lru_cache(maxsize=KEPT_UPDATES)
+    def update(micro: tuple[tuple[int, ...], ...]) -> Update:
+        batches = tuple(collate(pairs, numbers) for numbers in micro)
+        return Update(batches, sum(batch.num_targets for batch in batches))
+
     def updates(epoch: int, start: int) -> Iterator[Update]:
         for planned in plan.epoch(epoch, start):
-            batches = tuple(collate(pairs, numbers) for numbers in planned.micro)
-            yield Update(batches, sum(batch.num_targets for batch in batches))
+            yield update(planned.micro)
 
     def validation() -> Iterator[Batch]:
         if valid is not None:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from itda.batch import Batch
 from itda.config import TrainConfig
@@ -165,15 +166,17 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
     rate = learning_rate(config, standing.step, used, standing.plateau_scale)
     for group in work.optimizer.param_groups:
         group["lr"] = rate
-    work.model.train()
+    if not work.model.training:  # asked first: setting it visits each module
+        work.model.train()
     work.optimizer.zero_grad(set_to_none=True)
-    loss = nll = torch.zeros((), device=work.device)
+    loss: Tensor | float = 0.0
+    nll: Tensor | float = 0.0
     for batch in update.batches:
         with torch.autocast(work.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
             sums = work.objective(work.model, batch.to(work.device), standing.step, used, coins)
         (sums.objective / update.num_targets).backward()
         loss, nll = loss + sums.objective.detach(), nll + sums.nll.detach()
-    norm = torch.nn.utils.clip_grad_norm_(work.model.parameters(), config.clip_norm or math.inf)
+    norm = clip_gradients(work.optimizer, config.clip_norm)
     if not math.isfinite(float(loss) + float(norm)):
         raise ItdaError(
             f"training diverged at update {standing.step + 1}: the loss is {float(loss) / update.num_targets:g}, "
@@ -193,6 +196,18 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
         minutes=clock.seconds() / 60,
         progress=used,
     )
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:
+    """Return the norm of all gradients as one vector; where it is over `limit` (0: none), scale it down to that.
+
+    What `torch.nn.utils.clip_grad_norm_` computes, bit for bit, at half of its price where there is no limit.
+    """
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    if limit:
+        torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def key_generators(seed: int, step: int, device: torch.device) -> torch.Generator:

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool
 from torch import Generator, Tensor
 
-from itda.batch import Batch, Tokens
+from itda.batch import Batch, Side, Tokens
 from itda.nn.encoder_decoder import EncoderDecoder
-from itda.nn.interface import Decoded, Sums
+from itda.nn.interface import Decoded, Memory, Sums
 
 
 def toss(shape: torch.Size, ratio: float, granularity: str, coins: Generator) -> Bool[Tensor, "batch tgt"]:
@@ -25,10 +25,19 @@ def toss(shape: torch.Size, ratio: float, granularity: str, coins: Generator) ->
 
 
 def exact_rollout(model: EncoderDecoder, batch: Batch, ratio: float, granularity: str, coins: Generator) -> Sums:
-    """Step by step: position t + 1 is fed the reference, or what the model predicted at t."""
+    """Position t + 1 is fed the reference, or what the model predicted at t."""
     memory = model.encode(batch.src)
-    gold = batch.tgt_in.values
-    shown = toss(gold.shape[:2], ratio, granularity, coins).to(gold.device)
+    shown = toss(batch.tgt_in.mask.shape, ratio, granularity, coins)
+    decoded = model.decoder.rollout(batch.tgt_in, memory, shown, model.head.affine())
+    if decoded is None:
+        decoded = stepwise(model, batch.tgt_in, memory, shown)
+    return model.head.loss(decoded, batch.tgt_out, memory)
+
+
+def stepwise(model: EncoderDecoder, tgt_in: Side, memory: Memory, shown: Bool[Tensor, "batch tgt"]) -> Decoded:
+    """Decode step by step: what a decoder's `rollout` must equal."""
+    gold = tgt_in.values
+    shown = shown.to(gold.device)
     state, previous, features = model.decoder.start(memory), gold[:, 0], []
     for position in range(gold.shape[1]):
         decoded, state = model.decoder.step(previous, state)
@@ -37,7 +46,7 @@ def exact_rollout(model: EncoderDecoder, batch: Batch, ratio: float, granularity
             own = model.head.predict(decoded, memory)[:, 0]
             keep = shown[:, position + 1].view(-1, *[1] * (own.dim() - 1))
             previous = torch.where(keep, gold[:, position + 1], own)
-    return model.head.loss(Decoded(torch.cat(features, dim=1)), batch.tgt_out, memory)
+    return Decoded(torch.cat(features, dim=1))
 
 
 def parallel_rollout(model: EncoderDecoder, batch: Batch, ratio: float, granularity: str, coins: Generator) -> Sums:

@@ -6,7 +6,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Session:
         )
         for report in train(work, self.standing):
             kind = "update" if isinstance(report, UpdateReport) else "validation"
-            self.log.append({"kind": kind, **asdict(report)})
+            self.log.append({"kind": kind, **vars(report)})
             yield report
         self.ended = time.monotonic()
 

@@ -15,14 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from itda.nn.fused.cells import CellTrace, GRUTrace, LSTMTrace, over_time, tanh_backward
+from itda.nn.fused.cells import over_time, tanh_backward, trace_cell
 from itda.nn.fused.scores import AdditiveTrace, ProductTrace, ScoreTrace
 
 Grads = tuple[Tensor | None, ...]
-
-
-def _trace_cell(steps: int, first: tuple[Tensor, ...], weight: Tensor, bias: Tensor) -> CellTrace:
-    return LSTMTrace(steps, first, weight, bias) if len(first) == 2 else GRUTrace(steps, first, weight, bias)
 
 
 def _trace_scores(
@@ -47,7 +43,7 @@ class _Bahdanau(torch.autograd.Function):
         query_map: Tensor | None, energy: Tensor | None, *first: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         steps = len(inputs)
-        cell = _trace_cell(steps, first, weight, bias)
+        cell = trace_cell(steps, first, weight, bias)
         scores = _trace_scores(steps, keys, mask, query_map, energy, keep)
         for t in range(steps):
             alpha = scores.look(t, cell.hidden[t])
@@ -88,7 +84,7 @@ class _Feeding(torch.autograd.Function):
         drop: Tensor | None, *first: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         steps, rows, _ = inputs.shape
-        cell = _trace_cell(steps, first, weight, bias)
+        cell = trace_cell(steps, first, weight, bias)
         scores = _trace_scores(steps, keys, mask, query_map, energy, keep)
         tanh = inputs.new_empty(steps, rows, len(read_map))
         feeds = tanh if drop is None else torch.empty_like(tanh)
