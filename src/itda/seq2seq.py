@@ -16,6 +16,7 @@ from torch import Tensor
 from itda.batch import EOS, SPECIALS, UNK, Batch, Vectors, pad_vectors, token_batch
 from itda.build import build_model
 from itda.config import Config, parse
+from itda.data.lexicon import Lexicon
 from itda.decode import ensemble
 from itda.decode.hypothesis import Hypothesis as Hypothesis
 from itda.decode.request import Request
@@ -60,6 +61,7 @@ class Seq2Seq:
     tokenizers: TokenizerPair | None = None
     path: Path | None = None
     device: torch.device = torch.device("cpu")
+    lexicon: Lexicon | None = None
 
     @classmethod
     def load(
@@ -86,7 +88,8 @@ class Seq2Seq:
         model = build_model(config, *sizes)
         run.load_weights(model)
         place = find_device(device)
-        return cls(config, model.to(place).eval(), tokenizers, run.path, place)
+        lexicon = run.read_shortlist(*sizes) if tokenizers else None
+        return cls(config, model.to(place).eval(), tokenizers, run.path, place, lexicon)
 
     def generate(
         self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **asked: Any
@@ -143,8 +146,14 @@ class Seq2Seq:
         return self._writer(n_best, asked).tree(text)
 
     def _writer(self, n_best: int, asked: dict[str, Any]) -> Writer:
-        request = Request.of(self.config.decode, n_best=n_best, **asked)
-        return Writer(self.model.eval(), self._tokenizers(), self.config.data.max_src_length, self.device, request)
+        request, tokenizers = Request.of(self.config.decode, n_best=n_best, **asked), self._tokenizers()
+        if request.decode.shortlist == "on" and self.lexicon is None:
+            raise UserError(
+                f'shortlist is "on", and {self.path or "this model"} has none; make one: '
+                f'itda shortlist {self.path or "RUN"}, or set shortlist to "off"'
+            )
+        limit = self.config.data.max_src_length
+        return Writer(self.model.eval(), tokenizers, limit, self.device, request, self.lexicon)
 
     @torch.inference_mode()
     def score(self, pairs: Iterable[tuple[str, str]], *, batch_size: int = BATCH) -> list[PairScore]:

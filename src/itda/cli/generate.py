@@ -79,6 +79,10 @@ def generate(
         float | None,
         typer.Option("--diversity", min=0.0, help="Nats for what another group writes.", rich_help_panel=SEARCH),
     ] = None,
+    shortlist: Annotated[
+        str | None,
+        typer.Option("--shortlist", help="Words to choose from: off, on or certified.", rich_help_panel=SEARCH),
+    ] = None,
     sample: Annotated[
         bool, typer.Option("--sample", help="Draw tokens; --n-best counts the samples.", rich_help_panel=SAMPLING)
     ] = False,
@@ -156,6 +160,7 @@ def generate(
         "min_length": min_length,
         "diverse_groups": diverse_groups,
         "diversity": diversity,
+        "shortlist": shortlist,
         "replace_unknown": replace_unknown,
         "sample": sampling(sample, drawn),
         "prefix": list(lines(str(prefix_file))) if prefix_file else prefix,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from itda.batch import EOS, UNK, pad_tokens
+from itda.data.lexicon import Lexicon
 from itda.decode.automaton import Spelling
 from itda.decode.history import Found
 from itda.decode.hypothesis import Hypothesis
@@ -18,9 +19,11 @@ from itda.decode.required import ChooseFromBanks, Required
 from itda.decode.rules import RuleBook
 from itda.decode.sampling import sample_keys
 from itda.decode.search import Moment, Search
+from itda.decode.shortlist import offered
 from itda.decode.stream import Watcher
 from itda.decode.tree import SearchTree, grow
 from itda.decode.wishes import Manners, Wish, make_rules
+from itda.decode.words import Words, few_words
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.text.tokenizer import TokenizerPair
@@ -51,6 +54,7 @@ class Writer:
     max_src_length: int
     device: torch.device
     request: Request
+    lexicon: Lexicon | None = None
 
     def write(self, lines: Sequence[tuple[int, str]], batch_size: int) -> list[Hypothesis]:
         """Write the outputs for numbered texts, in order; those of similar length are decoded together."""
@@ -131,8 +135,21 @@ class Writer:
             rules=rules,
             keys=keys,
             banks=_banks(rules),
+            words=self._words(sources, rules),
             weights=True,
         )
+
+    def _words(self, sources: Sequence[Source], rules: RuleBook | None) -> Words | None:
+        """What each source may be written with; None: the whole vocabulary."""
+        if self.request.decode.shortlist == "off":
+            return None
+        assert self.lexicon is not None, "a shortlist was asked for, and the request was let through without one"
+        lists = [
+            offered(self.lexicon, source.ids, rules.names(number) if rules else ())
+            for number, source in enumerate(sources)
+        ]
+        head, vocab_size = self.model.head, self.tokenizers.tgt.vocab_size
+        return few_words(head, lists, self.device, vocab_size, spread=rules is not None)
 
     def _hypotheses(
         self, source: Source, candidates: Sequence[Found], rules: RuleBook | None, row: int

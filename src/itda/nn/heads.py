@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from itda.batch import BOS, PAD, Side, Tokens, Vectors
 from itda.nn.fused.loss import CHUNK, linear_cross_entropy
-from itda.nn.interface import Decoded, Head, Memory, Sums
+from itda.nn.interface import Decoded, Head, Memory, Narrow, Sums
 
 
 class SoftmaxHead(Head):
@@ -63,11 +65,35 @@ class SoftmaxHead(Head):
         """Log-probabilities, normalised over `candidates` only where they are given."""
         return self._log_softmax(decoded.features, candidates)
 
+    def narrow(self, candidates: Int[Tensor, "sentences candidates"]) -> NarrowSoftmax:
+        """Gather the rows of W that each sentence needs, once for a search."""
+        weight, bias = self.weight[candidates], (self.bias + self.never)[candidates]
+        return NarrowSoftmax(weight, bias)
+
     def _log_softmax(self, features: Tensor, candidates: Tensor | None = None) -> Tensor:
         weight, bias = self.weight, self.bias + self.never
         if candidates is not None:
             weight, bias = weight[candidates], bias[candidates]
         return torch.log_softmax(nn.functional.linear(features, weight, bias), dim=-1)
+
+
+@dataclass(frozen=True)
+class NarrowSoftmax(Narrow):
+    """softmax(W_s features + b_s), where W_s are the rows of W for the few words of sentence s."""
+
+    weight: Float[Tensor, "sentences candidates dim"]
+    bias: Float[Tensor, "sentences candidates"]
+
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
+        """One product for each sentence; its rows (beams, positions) share the gathered words."""
+        features = decoded.features
+        queries = features.reshape(len(self.weight), -1, features.shape[2])
+        logits = torch.baddbmm(self.bias[:, None], queries, self.weight.transpose(1, 2))
+        return torch.log_softmax(logits, dim=-1).view(*features.shape[:2], -1)
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> NarrowSoftmax:
+        """Keep some sentences."""
+        return NarrowSoftmax(self.weight[sentences], self.bias[sentences])
 
 
 class VectorHead(Head):

@@ -163,3 +163,38 @@ class Head(nn.Module, ABC):
     ) -> Float[Tensor, "rows tgt vocab"]:
         """Normalised log-probabilities, over `candidates` only where they are given; only for discrete heads."""
         raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")
+
+    def narrow(self, candidates: Int[Tensor, "sentences candidates"]) -> Narrow:
+        """Make of this head one that knows a few words of each sentence; padding is PAD, which is never written."""
+        return Renormalised(self, candidates)
+
+
+class Narrow(ABC):
+    """A head over a few words of each sentence: what a vocabulary shortlist makes of a head, for one search."""
+
+    @abstractmethod
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
+        """Log-probabilities of each sentence's own words, normalised over them."""
+
+    @abstractmethod
+    def select(self, sentences: Int[Tensor, " kept"]) -> Narrow:
+        """Keep some sentences."""
+
+
+@dataclass(frozen=True)
+class Renormalised(Narrow):
+    """Scores all words and keeps a few: right for every head, and the slow twin of those that know better."""
+
+    head: Head
+    candidates: Int[Tensor, "sentences candidates"]
+
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
+        """Score all, then renormalise."""
+        whole = self.head.log_probs(decoded, memory)
+        rows = self.candidates.repeat_interleave(len(whole) // len(self.candidates), dim=0)
+        chosen = whole.gather(2, rows[:, None].expand(-1, whole.shape[1], -1))
+        return torch.log_softmax(chosen, dim=-1)
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> Renormalised:
+        """Keep some sentences."""
+        return Renormalised(self.head, self.candidates[sentences])

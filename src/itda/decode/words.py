@@ -1,0 +1,104 @@
+"""The words that a search chooses from: all, or a few for each sentence; and which token stands at each place.
+
+A search ranks places. Where it chooses from a few words, its tensors are as narrow as their list, and what it has
+chosen is named afterwards. The special tokens keep their places, so eos is always found where it always is.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from itda.batch import PAD, SPECIALS
+from itda.decode.history import Step
+from itda.nn.interface import Decoded, Head, Memory, Narrow
+
+
+class Words(ABC):
+    """What may be written, for the sentences that are in the batch."""
+
+    @abstractmethod
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows places"]:
+        """The log-probability of each place."""
+
+    def named(self, step: Step) -> Step:
+        """Put tokens where places were chosen."""
+        return step
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> Words:
+        """Keep some sentences."""
+        return self
+
+
+@dataclass(frozen=True)
+class AllWords(Words):
+    """The whole vocabulary: a token's place is its id."""
+
+    head: Head
+
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows places"]:
+        """Ask the head."""
+        return self.head.log_probs(decoded, memory)[:, 0]
+
+
+@dataclass(frozen=True)
+class FewWords(Words):
+    """A few words of each sentence, the special tokens first, then by id; the end of a short list is PAD."""
+
+    narrow: Narrow
+    ids: Int[Tensor, "sentences places"]
+
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows places"]:
+        """Ask the narrowed head."""
+        return self.narrow.log_probs(decoded, memory)[:, 0]
+
+    def named(self, step: Step) -> Step:
+        """Look the chosen places up in the list of their sentence."""
+        places = step.tokens.reshape(len(self.ids), -1)
+        return replace(step, tokens=self.ids.gather(1, places).view_as(step.tokens))
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> FewWords:
+        """Keep some sentences."""
+        return replace(self, narrow=self.narrow.select(sentences), ids=self.ids[sentences])
+
+
+@dataclass(frozen=True)
+class SpreadWords(FewWords):
+    """The same, laid out over the whole vocabulary: for rules, which speak of tokens by their ids."""
+
+    vocab_size: int
+
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows places"]:
+        """Put each word at its own place, and never at all others."""
+        few = super().log_probs(decoded, memory)
+        wide = few.new_full((len(few), self.vocab_size), -math.inf)
+        return wide.scatter_(1, self.ids.repeat_interleave(len(few) // len(self.ids), dim=0), few)
+
+    def named(self, step: Step) -> Step:
+        """A token's place is its id."""
+        return step
+
+
+def few_words(
+    head: Head, lists: Sequence[np.ndarray], device: torch.device, vocab_size: int, *, spread: bool = False
+) -> Words:
+    """Let each sentence be written with the words of its list alone, and the special tokens.
+
+    A sentence's own words are all that it is offered: what its neighbours need is none of its business.
+    """
+    first = np.arange(len(SPECIALS))
+    own = [np.concatenate([first, np.setdiff1d(words, first)]) for words in lists]
+    ids = np.full((len(own), max(map(len, own))), PAD, dtype=np.int64)
+    for row, words in enumerate(own):
+        ids[row, : len(words)] = words
+    places = torch.from_numpy(ids).to(device)
+    if spread:
+        return SpreadWords(head.narrow(places), places, vocab_size)
+    return FewWords(head.narrow(places), places)
