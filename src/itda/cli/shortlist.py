@@ -18,10 +18,13 @@ def shortlist(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     frequent: Annotated[
         int, typer.Option("--frequent", min=1, help="Most frequent target tokens, offered to each sentence.")
-    ] = 200,
+    ] = 1000,
     per_token: Annotated[
-        int, typer.Option("--per-token", min=1, help="Likely translations of each source token.")
+        int, typer.Option("--per-token", min=1, help="Likely translations kept of each source token.")
     ] = 100,
+    per_sentence: Annotated[
+        int, typer.Option("--per-sentence", min=1, help="Likely translations offered to a sentence.")
+    ] = 200,
     pairs: Annotated[
         int, typer.Option("--pairs", min=1, help="Training pairs to learn from, spread over the corpus.")
     ] = 200_000,
@@ -30,7 +33,9 @@ def shortlist(
     """Learn a vocabulary shortlist from the run's training pairs, for itda generate RUN --shortlist on."""
     from itda.training.shortlist import make_shortlist
 
-    lexicon = make_shortlist(run, frequent=frequent, per_token=per_token, pairs=pairs)
+    lexicon = make_shortlist(
+        run, frequent=frequent, per_token=per_token, per_sentence=per_sentence, pairs=pairs
+    )
     answer = {"run": run, "frequent": len(lexicon.frequent), "translations": len(lexicon.targets)}
     if json:
         emit(answer)

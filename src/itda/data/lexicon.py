@@ -24,31 +24,34 @@ LINKS = 1 << 21  # pairs of tokens that are worked on at a time
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Target tokens for each source token, best first, as one array with ends; and target tokens, most frequent first.
+    """Target tokens for each source token, best first, with p(t | s); and target tokens, most frequent first.
 
-    Source token s has `targets[ends[s - 1] : ends[s]]` (from 0 for the first).
+    Source token s has `targets[ends[s - 1] : ends[s]]` (from 0 for the first). A sentence is offered `per_sentence`
+    words of its own beside the frequent ones.
     """
 
     ends: Ids
     targets: Ids
+    chances: npt.NDArray[np.float32]
     frequent: Ids
+    per_sentence: int
 
-    def of(self, source: int) -> Ids:
-        """The target tokens of one source token."""
-        return self.targets[self.ends[source - 1] if source else 0 : self.ends[source]]
-
-    @property
-    def num_sources(self) -> int:
-        """Count the source tokens that it has a place for."""
-        return len(self.ends)
-
-    def candidates(self, source: Sequence[int]) -> Ids:
-        """All target tokens for a sentence: those of its tokens, and the frequent ones; sorted, none twice."""
-        return np.unique(np.concatenate([self.frequent, *(self.of(token) for token in sorted(set(source)))]))
+    def own(self, source: Sequence[int]) -> Ids:
+        """The words of one sentence: those that all of its tokens together make likeliest, frequent ones aside."""
+        parts = [slice(self.ends[token - 1] if token else 0, self.ends[token]) for token in sorted(set(source))]
+        if not parts:
+            return np.zeros(0, dtype=np.int64)
+        words, places = np.unique(np.concatenate([self.targets[part] for part in parts]), return_inverse=True)
+        sums = np.bincount(places, np.concatenate([self.chances[part] for part in parts]), minlength=len(words))
+        rare = ~np.isin(words, self.frequent)
+        words, sums = words[rare], sums[rare]
+        return words[np.argsort(-sums, kind="stable")[: self.per_sentence]]
 
 
-def learn(pairs: Pairs, src_vocab: int, tgt_vocab: int, *, frequent: int, per_token: int) -> Lexicon:
-    """Learn a lexicon from pairs of ids (called anew for each pass), keeping `per_token` targets of each source token."""
+def learn(
+    pairs: Pairs, src_vocab: int, tgt_vocab: int, *, frequent: int, per_token: int, per_sentence: int
+) -> Lexicon:
+    """Learn a lexicon from pairs of ids (called anew for each pass), with `per_token` targets of each source token."""
     keys, counts = _keys(pairs, src_vocab, tgt_vocab)
     chances = np.full(len(keys), 1.0 / tgt_vocab)
     for _ in range(ITERATIONS):
@@ -61,7 +64,8 @@ def learn(pairs: Pairs, src_vocab: int, tgt_vocab: int, *, frequent: int, per_to
     kept = order[rank < per_token]
     ends = np.searchsorted(sources[kept], np.arange(src_vocab), side="right")
     by_count = np.argsort(-counts, kind="stable")
-    return Lexicon(ends, targets[kept], by_count[: min(frequent, int((counts > 0).sum()))])
+    seen = by_count[: min(frequent, int((counts > 0).sum()))]
+    return Lexicon(ends, targets[kept], chances[kept].astype(np.float32), seen, per_sentence)
 
 
 def _keys(pairs: Pairs, src_vocab: int, tgt_vocab: int) -> tuple[Ids, Ids]:

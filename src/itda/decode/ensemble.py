@@ -134,9 +134,9 @@ class EnsembleHead(Head):
         each = torch.stack([head.log_probs(one, part, candidates) for head, one, part in members])  # type: ignore[operator]
         return self.agreed(each)
 
-    def narrow(self, candidates: Int[Tensor, "sentences candidates"]) -> EnsembleNarrow:
+    def narrow(self, shared: Int[Tensor, " shared"], own: Int[Tensor, "sentences own"]) -> EnsembleNarrow:
         """Narrow each member to the same words."""
-        return EnsembleNarrow(self, tuple(head.narrow(candidates) for head in self.heads))  # type: ignore[operator]
+        return EnsembleNarrow(self, tuple(head.narrow(shared, own) for head in self.heads))  # type: ignore[operator]
 
     def agreed(self, each: Float[Tensor, "members rows tgt words"]) -> Float[Tensor, "rows tgt words"]:
         """Average the log-probabilities of the members."""

@@ -1,8 +1,7 @@
-"""A vocabulary shortlist as a file of the run folder, and the words that it offers a sentence."""
+"""A vocabulary shortlist as a file of the run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +11,25 @@ from itda import weights
 from itda.data.lexicon import Lexicon
 from itda.errors import DamagedFileError
 
-MODES = ("off", "on", "certified")
-NAMES = ("ends", "targets", "frequent")
+TYPES = {"ends": np.int32, "targets": np.int32, "chances": np.float32, "frequent": np.int32, "per_sentence": np.int32}
 
 
 def to_bytes(lexicon: Lexicon) -> bytes:
     """Return the content of a shortlist file (safetensors)."""
-    return weights.to_bytes({name: torch.from_numpy(getattr(lexicon, name).astype(np.int32)) for name in NAMES})
+    parts = {name: np.asarray(getattr(lexicon, name), dtype=kind) for name, kind in TYPES.items()}
+    return weights.to_bytes({name: torch.from_numpy(part) for name, part in parts.items()})
 
 
 def read(path: Path, checksum: str | None, src_vocab: int, tgt_vocab: int) -> Lexicon:
     """Read a shortlist file; raise DamagedFileError where it is not whole, or not for vocabularies of these sizes."""
     tensors = weights.read(path, checksum)
-    if sorted(tensors) != sorted(NAMES):
+    if tensors.keys() != TYPES.keys():
         raise DamagedFileError(f"{path} is no shortlist: it holds {', '.join(sorted(tensors))}; make it anew")
-    lexicon = Lexicon(*(tensors[name].numpy().astype(np.int64) for name in NAMES))
-    words = np.concatenate([lexicon.targets, lexicon.frequent])
-    ends = np.concatenate([[0], lexicon.ends, [len(lexicon.targets)]])
-    if lexicon.num_sources != src_vocab or (np.diff(ends) < 0).any() or ends[-2] != ends[-1]:
+    parts = {name: tensors[name].numpy() for name in TYPES}
+    ends, targets, frequent = (parts[name].astype(np.int64) for name in ("ends", "targets", "frequent"))
+    if len(ends) != src_vocab or (np.diff(ends, prepend=0, append=len(targets)) < 0).any():
         raise DamagedFileError(f"{path} does not fit the vocabulary of the source; make it anew: itda shortlist RUN")
-    if len(words) and not 0 <= words.min() <= words.max() < tgt_vocab:
+    words = np.concatenate([targets, frequent])
+    if len(targets) != len(parts["chances"]) or (len(words) and not 0 <= words.min() <= words.max() < tgt_vocab):
         raise DamagedFileError(f"{path} does not fit the vocabulary of the target; make it anew: itda shortlist RUN")
-    return lexicon
-
-
-def offered(lexicon: Lexicon, source: Sequence[int], named: Iterable[int]) -> np.ndarray:
-    """The words for one sentence: those of its tokens, the frequent ones, and those that a wish names."""
-    return np.union1d(lexicon.candidates(source), np.fromiter(named, dtype=np.int64))
+    return Lexicon(ends, targets, parts["chances"], frequent, int(parts["per_sentence"]))

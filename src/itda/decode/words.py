@@ -50,7 +50,7 @@ class AllWords(Words):
 
 @dataclass(frozen=True)
 class FewWords(Words):
-    """A few words of each sentence, the special tokens first, then by id; the end of a short list is PAD."""
+    """A few words of each sentence, the special tokens first; the end of a short list is PAD."""
 
     narrow: Narrow
     ids: Int[Tensor, "sentences places"]
@@ -87,18 +87,19 @@ class SpreadWords(FewWords):
 
 
 def few_words(
-    head: Head, lists: Sequence[np.ndarray], device: torch.device, vocab_size: int, *, spread: bool = False
+    head: Head, shared: np.ndarray, own: Sequence[np.ndarray], device: torch.device, *, spread: int = 0
 ) -> Words:
-    """Let each sentence be written with the words of its list alone, and the special tokens.
+    """Let each sentence be written with shared words, its own and the special tokens, and with nothing else.
 
-    A sentence's own words are all that it is offered: what its neighbours need is none of its business.
+    A sentence is never offered what its neighbours need. `spread` is the size of the vocabulary where rules speak of
+    tokens, 0 where none do.
     """
     first = np.arange(len(SPECIALS))
-    own = [np.concatenate([first, np.setdiff1d(words, first)]) for words in lists]
-    ids = np.full((len(own), max(map(len, own))), PAD, dtype=np.int64)
-    for row, words in enumerate(own):
-        ids[row, : len(words)] = words
-    places = torch.from_numpy(ids).to(device)
-    if spread:
-        return SpreadWords(head.narrow(places), places, vocab_size)
-    return FewWords(head.narrow(places), places)
+    shared = np.concatenate([first, np.setdiff1d(shared, first)])
+    lists = [np.setdiff1d(words, shared) for words in own]
+    padded = np.full((len(lists), max(map(len, lists))), PAD, dtype=np.int64)
+    for row, words in enumerate(lists):
+        padded[row, : len(words)] = words
+    shared_ids, own_ids = torch.from_numpy(shared).to(device), torch.from_numpy(padded).to(device)
+    narrow, ids = head.narrow(shared_ids, own_ids), torch.cat([shared_ids.expand(len(padded), -1), own_ids], dim=1)
+    return SpreadWords(narrow, ids, spread) if spread else FewWords(narrow, ids)

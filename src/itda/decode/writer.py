@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from itda.batch import EOS, UNK, pad_tokens
@@ -19,7 +20,6 @@ from itda.decode.required import ChooseFromBanks, Required
 from itda.decode.rules import RuleBook
 from itda.decode.sampling import sample_keys
 from itda.decode.search import Moment, Search
-from itda.decode.shortlist import offered
 from itda.decode.stream import Watcher
 from itda.decode.tree import SearchTree, grow
 from itda.decode.wishes import Manners, Wish, make_rules
@@ -144,12 +144,13 @@ class Writer:
         if self.request.decode.shortlist == "off":
             return None
         assert self.lexicon is not None, "a shortlist was asked for, and the request was let through without one"
-        lists = [
-            offered(self.lexicon, source.ids, rules.names(number) if rules else ())
-            for number, source in enumerate(sources)
+        named: list[set[int]] = [rules.names(number) if rules else set() for number in range(len(sources))]
+        own = [
+            np.union1d(self.lexicon.own(source.ids), sorted(wished))
+            for source, wished in zip(sources, named, strict=True)
         ]
-        head, vocab_size = self.model.head, self.tokenizers.tgt.vocab_size
-        return few_words(head, lists, self.device, vocab_size, spread=rules is not None)
+        spread = self.tokenizers.tgt.vocab_size if rules else 0
+        return few_words(self.model.head, self.lexicon.frequent, own, self.device, spread=spread)
 
     def _hypotheses(
         self, source: Source, candidates: Sequence[Found], rules: RuleBook | None, row: int

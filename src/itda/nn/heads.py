@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -65,10 +65,10 @@ class SoftmaxHead(Head):
         """Log-probabilities, normalised over `candidates` only where they are given."""
         return self._log_softmax(decoded.features, candidates)
 
-    def narrow(self, candidates: Int[Tensor, "sentences candidates"]) -> NarrowSoftmax:
+    def narrow(self, shared: Int[Tensor, " shared"], own: Int[Tensor, "sentences own"]) -> NarrowSoftmax:
         """Gather the rows of W that each sentence needs, once for a search."""
-        weight, bias = self.weight[candidates], (self.bias + self.never)[candidates]
-        return NarrowSoftmax(weight, bias)
+        weight, bias = self.weight, self.bias + self.never
+        return NarrowSoftmax(weight[shared], bias[shared], weight[own], bias[own])
 
     def _log_softmax(self, features: Tensor, candidates: Tensor | None = None) -> Tensor:
         weight, bias = self.weight, self.bias + self.never
@@ -79,21 +79,27 @@ class SoftmaxHead(Head):
 
 @dataclass(frozen=True)
 class NarrowSoftmax(Narrow):
-    """softmax(W_s features + b_s), where W_s are the rows of W for the few words of sentence s."""
+    """softmax(W_s features + b_s), where W_s are the rows of W for the few words of sentence s.
 
-    weight: Float[Tensor, "sentences candidates dim"]
-    bias: Float[Tensor, "sentences candidates"]
+    Those that all sentences share are one product; a sentence's own are gathered, and are a product by themselves.
+    """
+
+    shared_weight: Float[Tensor, "shared dim"]
+    shared_bias: Float[Tensor, " shared"]
+    own_weight: Float[Tensor, "sentences own dim"]
+    own_bias: Float[Tensor, "sentences own"]
 
     def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
-        """One product for each sentence; its rows (beams, positions) share the gathered words."""
+        """Two products; the rows of a sentence (beams, positions) share what was gathered for it."""
         features = decoded.features
-        queries = features.reshape(len(self.weight), -1, features.shape[2])
-        logits = torch.baddbmm(self.bias[:, None], queries, self.weight.transpose(1, 2))
-        return torch.log_softmax(logits, dim=-1).view(*features.shape[:2], -1)
+        shared = nn.functional.linear(features, self.shared_weight, self.shared_bias)
+        queries = features.reshape(len(self.own_weight), -1, features.shape[2])
+        own = torch.baddbmm(self.own_bias[:, None], queries, self.own_weight.transpose(1, 2))
+        return torch.log_softmax(torch.cat([shared, own.view(*shared.shape[:2], -1)], dim=-1), dim=-1)
 
     def select(self, sentences: Int[Tensor, " kept"]) -> NarrowSoftmax:
         """Keep some sentences."""
-        return NarrowSoftmax(self.weight[sentences], self.bias[sentences])
+        return replace(self, own_weight=self.own_weight[sentences], own_bias=self.own_bias[sentences])
 
 
 class VectorHead(Head):

@@ -164,9 +164,12 @@ class Head(nn.Module, ABC):
         """Normalised log-probabilities, over `candidates` only where they are given; only for discrete heads."""
         raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")
 
-    def narrow(self, candidates: Int[Tensor, "sentences candidates"]) -> Narrow:
-        """Make of this head one that knows a few words of each sentence; padding is PAD, which is never written."""
-        return Renormalised(self, candidates)
+    def narrow(self, shared: Int[Tensor, " shared"], own: Int[Tensor, "sentences own"]) -> Narrow:
+        """Make of this head one that knows a few words: those that all sentences share, then each sentence's own.
+
+        Where a sentence has fewer than others, the rest is PAD, which is never written.
+        """
+        return Renormalised(self, torch.cat([shared.expand(len(own), -1), own], dim=1))
 
 
 class Narrow(ABC):
@@ -191,7 +194,7 @@ class Renormalised(Narrow):
     def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
         """Score all, then renormalise."""
         whole = self.head.log_probs(decoded, memory)
-        rows = self.candidates.repeat_interleave(len(whole) // len(self.candidates), dim=0)
+        rows = self.candidates.repeat_interleave(len(whole) // len(self.candidates), dim=0)  # rows candidates
         chosen = whole.gather(2, rows[:, None].expand(-1, whole.shape[1], -1))
         return torch.log_softmax(chosen, dim=-1)
 

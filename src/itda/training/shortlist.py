@@ -18,19 +18,26 @@ from itda.run import RunFolder
 from itda.text.tokenizer import load_tokenizers
 from itda.training.session import cache_folder
 
-FREQUENT, PER_TOKEN, PAIRS = 200, 100, 200_000
+FREQUENT, PER_TOKEN, PER_SENTENCE, PAIRS = 1000, 100, 200, 200_000
 Array = npt.NDArray[Any]
 
 
 def make_shortlist(
-    path: str | Path, *, frequent: int = FREQUENT, per_token: int = PER_TOKEN, pairs: int = PAIRS
+    path: str | Path,
+    *,
+    frequent: int = FREQUENT,
+    per_token: int = PER_TOKEN,
+    per_sentence: int = PER_SENTENCE,
+    pairs: int = PAIRS,
 ) -> Lexicon:
     """Learn the shortlist of a run from its own training corpus, and write it into the run folder.
 
     It holds the `frequent` most frequent target tokens and, for each source token, its `per_token` likeliest
-    translations; of a corpus with more than `pairs` pairs, that many are read, evenly spread.
+    translations, of which a sentence is offered `per_sentence`. Of a corpus with more than `pairs` pairs, that many
+    are read, evenly spread.
     """
-    for name, count in (("frequent", frequent), ("per_token", per_token), ("pairs", pairs)):
+    sizes = {"frequent": frequent, "per_token": per_token, "per_sentence": per_sentence}
+    for name, count in (*sizes.items(), ("pairs", pairs)):
         if count < 1:
             raise UserError(f"{name} is {count}; it must be 1 or more")
     run = RunFolder.open(Path(path))
@@ -48,8 +55,7 @@ def make_shortlist(
     def ids() -> Iterator[tuple[Array, Array]]:
         return ((store.src_ids(number), store.tgt_ids(number)) for number in numbers)
 
-    sizes = tokenizers.src.vocab_size, tokenizers.tgt.vocab_size
-    lexicon = learn(ids, *sizes, frequent=frequent, per_token=per_token)
+    lexicon = learn(ids, tokenizers.src.vocab_size, tokenizers.tgt.vocab_size, **sizes)
     with RunFolder.resume(Path(path)) as locked:
-        locked.write_shortlist(lexicon, frequent=frequent, per_token=per_token, pairs=len(numbers))
+        locked.write_shortlist(lexicon, **sizes, pairs=len(numbers))
     return lexicon
