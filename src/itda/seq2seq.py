@@ -25,6 +25,8 @@ from itda.decode.tree import SearchTree
 from itda.decode.writer import Writer
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
+from itda.nn.int8 import round_model
+from itda.nn.rounded import weight_limit
 from itda.run import RunFolder
 from itda.text.tokenizer import TokenizerPair, load_tokenizers
 
@@ -69,15 +71,17 @@ class Seq2Seq:
         path: str | Path | Sequence[str | Path],
         device: str | torch.device = "cpu",
         average: str = "probabilities",
+        int8: bool = False,
     ) -> Seq2Seq:
         """Open a run folder, or several as one ensemble; nothing is unpickled, and a damaged file is an error.
 
-        An ensemble chooses by the mean of its members' `average`: probabilities, or log-probabilities.
+        An ensemble chooses by the mean of its members' `average`: probabilities, or log-probabilities. With `int8`,
+        matrices are rounded for quicker products on a CPU (docs/reference/decoding.md).
         """
         if not isinstance(path, (str, Path)):
             if not isinstance(path, Iterable):
                 raise UserError(f"load takes the path of a run folder, or a list of them; got {path!r:.60}.")
-            return join([cls.load(one, device) for one in path], average)
+            return join([cls.load(one, device, int8=int8) for one in path], average)
         run = RunFolder.open(Path(path))
         config = parse(run.read_config(), source=str(run.config_path))
         tokenizers = None
@@ -88,6 +92,9 @@ class Seq2Seq:
         model = build_model(config, *sizes)
         run.load_weights(model)
         place = find_device(device)
+        if int8:
+            check_int8(place)
+            round_model(model)
         lexicon = run.read_shortlist(*sizes) if tokenizers else None
         return cls(config, model.to(place).eval(), tokenizers, run.path, place, lexicon)
 
@@ -322,6 +329,14 @@ def find_device(name: str | torch.device) -> torch.device:
         allowed = "auto, cpu" + (", cuda" if torch.cuda.is_available() else "")
         raise UserError(f"device is {name}, which PyTorch cannot use here; it may be {allowed}") from error
     return device
+
+
+def check_int8(device: torch.device) -> None:
+    """Refuse int8 where there is no exact int8 product."""
+    if device.type != "cpu":
+        raise UserError(f"int8 is for a CPU, and device is {device}; leave int8 out, or choose device cpu")
+    if not weight_limit():
+        raise UserError(f"int8 needs products that torch {torch.__version__} does not have on this CPU; leave int8 out")
 
 
 def checked(texts: Iterable[str]) -> Iterator[tuple[int, str]]:

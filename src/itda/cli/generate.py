@@ -32,6 +32,7 @@ def generate(
     ] = "probabilities",
     stream: Annotated[bool, typer.Option("--stream", help="Print each output while it is written.")] = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences decoded together; changes no result.")] = 64,
+    int8: Annotated[bool, typer.Option("--int8", help="Round matrices for quicker products on a CPU.")] = False,
     threads: Threads = None,
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON Lines: text, score, alignment.")] = False,
@@ -170,8 +171,8 @@ def generate(
         "placeholders": placeholder_pattern or placeholders,
     }
     apply_threads(threads)
-    place = choose_device(device)
-    model = Seq2Seq.load([run, *with_] if with_ else run, place, average)
+    place = choose_device("cpu" if int8 and device == "auto" else device)
+    model = Seq2Seq.load([run, *with_] if with_ else run, place, average, int8)
     if stream:
         print_streams(model, lines(file), asked)
         return

@@ -19,6 +19,7 @@ from torch import Tensor
 from itda.batch import PAD, SPECIALS
 from itda.decode.history import Step
 from itda.nn.interface import Decoded, Head, Memory, Narrow
+from itda.nn.screen import Screen
 
 
 class Words(ABC):
@@ -84,6 +85,29 @@ class SpreadWords(FewWords):
     def named(self, step: Step) -> Step:
         """A token's place is its id."""
         return step
+
+
+class LeadingWords(Words):
+    """The words that a screen cannot rule out at this very step: what is best among all words is among them."""
+
+    def __init__(self, screen: Screen, count: int) -> None:
+        """Look for the `count` best words of each row."""
+        self.screen, self.count = screen, count
+        self._ids: Tensor | None = None  # of the places of the last step
+
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows places"]:
+        """The special tokens, then the leaders of each row, but for the special ones among them."""
+        features, specials = decoded.features[:, 0], len(SPECIALS)
+        leaders = self.screen.leaders(features, self.count)
+        first = torch.arange(specials, device=features.device).expand(len(features), -1)
+        self._ids = torch.cat([first, leaders.ids], dim=1)
+        others = leaders.logits.masked_fill(leaders.ids < specials, -math.inf)
+        return torch.cat([self.screen.logits(features, slice(specials)), others], dim=1) - leaders.normaliser
+
+    def named(self, step: Step) -> Step:
+        """Look the chosen places up in the list of their row; a beam has one."""
+        assert self._ids is not None, "nothing is chosen before it was scored"
+        return replace(step, tokens=self._ids.gather(1, step.tokens))
 
 
 def few_words(

@@ -23,9 +23,10 @@ from itda.decode.search import Moment, Search
 from itda.decode.stream import Watcher
 from itda.decode.tree import SearchTree, grow
 from itda.decode.wishes import Manners, Wish, make_rules
-from itda.decode.words import Words, few_words
+from itda.decode.words import LeadingWords, Words, few_words
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
+from itda.nn.screen import Screen
 from itda.text.tokenizer import TokenizerPair
 
 
@@ -55,6 +56,11 @@ class Writer:
     device: torch.device
     request: Request
     lexicon: Lexicon | None = None
+
+    @functools.cached_property
+    def screen(self) -> Screen | None:
+        """The model's quick look at all words, where its head and this machine have one."""
+        return self.model.head.screen()
 
     def write(self, lines: Sequence[tuple[int, str]], batch_size: int) -> list[Hypothesis]:
         """Write the outputs for numbered texts, in order; those of similar length are decoded together."""
@@ -141,7 +147,10 @@ class Writer:
 
     def _words(self, sources: Sequence[Source], rules: RuleBook | None) -> Words | None:
         """What each source may be written with; None: the whole vocabulary."""
-        if self.request.decode.shortlist == "off":
+        mode = self.request.decode.shortlist
+        if mode == "certified" and rules is None and self.screen is not None:
+            return LeadingWords(self.screen, 2 * self.request.settings.width)
+        if mode != "on":
             return None
         assert self.lexicon is not None, "a shortlist was asked for, and the request was let through without one"
         named: list[set[int]] = [rules.names(number) if rules else set() for number in range(len(sources))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from itda.batch import BOS, PAD, Side, Tokens, Vectors
 from itda.nn.fused.loss import CHUNK, linear_cross_entropy
 from itda.nn.interface import Decoded, Head, Memory, Narrow, Sums
+from itda.nn.screen import Screen
 
 
 class SoftmaxHead(Head):
@@ -43,17 +46,7 @@ class SoftmaxHead(Head):
         self, decoded: Decoded, target: Side, memory: Memory
     ) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
         """The nll of each target token and whether it was the most probable one; 0 and False on padding."""
-        assert isinstance(target, Tokens), "a softmax head needs token targets"
-        nll = torch.zeros(target.ids.shape, dtype=decoded.features.dtype, device=target.ids.device)
-        correct = torch.zeros_like(target.mask)
-        parts_nll, parts_correct = [], []
-        features, ids = decoded.features[target.mask], target.ids[target.mask]
-        for chunk, wanted in zip(features.split(CHUNK), ids.split(CHUNK), strict=True):
-            log_probs = self._log_softmax(chunk)
-            parts_nll.append(-log_probs.gather(1, wanted[:, None]).squeeze(1))
-            parts_correct.append(log_probs.argmax(1) == wanted)
-        nll[target.mask], correct[target.mask] = torch.cat(parts_nll), torch.cat(parts_correct)
-        return nll, correct
+        return chunked_scores(self._log_softmax, decoded, target)
 
     def predict(self, decoded: Decoded, memory: Memory) -> Int[Tensor, "rows tgt"]:
         """The most probable token."""
@@ -68,13 +61,37 @@ class SoftmaxHead(Head):
     def narrow(self, shared: Int[Tensor, " shared"], own: Int[Tensor, "sentences own"]) -> NarrowSoftmax:
         """Gather the rows of W that each sentence needs, once for a search."""
         weight, bias = self.weight, self.bias + self.never
-        return NarrowSoftmax(weight[shared], bias[shared], weight[own], bias[own])
+        shared_map = functools.partial(nn.functional.linear, weight=weight[shared], bias=bias[shared])
+        return NarrowSoftmax(shared_map, weight[own], bias[own])
+
+    def screen(self) -> Screen | None:
+        """Round W to int8, where the machine multiplies such numbers exactly."""
+        return Screen.of(self.weight, self.bias + self.never)
 
     def _log_softmax(self, features: Tensor, candidates: Tensor | None = None) -> Tensor:
         weight, bias = self.weight, self.bias + self.never
         if candidates is not None:
             weight, bias = weight[candidates], bias[candidates]
         return torch.log_softmax(nn.functional.linear(features, weight, bias), dim=-1)
+
+
+def chunked_scores(
+    log_softmax: Callable[[Float[Tensor, "positions dim"]], Float[Tensor, "positions vocab"]],
+    decoded: Decoded,
+    target: Side,
+) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
+    """The nll of each target token and whether it was the most probable one, a chunk of positions at a time."""
+    assert isinstance(target, Tokens), "a softmax head needs token targets"
+    nll = torch.zeros(target.ids.shape, dtype=decoded.features.dtype, device=target.ids.device)
+    correct = torch.zeros_like(target.mask)
+    parts_nll, parts_correct = [], []
+    features, ids = decoded.features[target.mask], target.ids[target.mask]
+    for chunk, wanted in zip(features.split(CHUNK), ids.split(CHUNK), strict=True):
+        log_probs = log_softmax(chunk)
+        parts_nll.append(-log_probs.gather(1, wanted[:, None]).squeeze(1))
+        parts_correct.append(log_probs.argmax(1) == wanted)
+    nll[target.mask], correct[target.mask] = torch.cat(parts_nll), torch.cat(parts_correct)
+    return nll, correct
 
 
 @dataclass(frozen=True)
@@ -84,15 +101,14 @@ class NarrowSoftmax(Narrow):
     Those that all sentences share are one product; a sentence's own are gathered, and are a product by themselves.
     """
 
-    shared_weight: Float[Tensor, "shared dim"]
-    shared_bias: Float[Tensor, " shared"]
+    shared_map: Callable[[Float[Tensor, "rows tgt dim"]], Float[Tensor, "rows tgt shared"]]
     own_weight: Float[Tensor, "sentences own dim"]
     own_bias: Float[Tensor, "sentences own"]
 
     def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
         """Two products; the rows of a sentence (beams, positions) share what was gathered for it."""
         features = decoded.features
-        shared = nn.functional.linear(features, self.shared_weight, self.shared_bias)
+        shared = self.shared_map(features)
         queries = features.reshape(len(self.own_weight), -1, features.shape[2])
         own = torch.baddbmm(self.own_bias[:, None], queries, self.own_weight.transpose(1, 2))
         return torch.log_softmax(torch.cat([shared, own.view(*shared.shape[:2], -1)], dim=-1), dim=-1)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from itda.batch import Side
+from itda.nn.screen import Screen
 
 Tree = Any  # a tensor, None, or a tuple of trees
 
@@ -170,6 +171,10 @@ class Head(nn.Module, ABC):
         Where a sentence has fewer than others, the rest is PAD, which is never written.
         """
         return Renormalised(self, torch.cat([shared.expand(len(own), -1), own], dim=1))
+
+    def screen(self) -> Screen | None:
+        """Give a quick look at all words with a bound on its error; None where there is none for this head."""
+        return None
 
 
 class Narrow(ABC):
