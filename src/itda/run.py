@@ -39,7 +39,16 @@ CONFIG, TOKENIZER, WEIGHTS, SHORTLIST, METRICS, FACTS, CHECKPOINTS = (
     "run.json",
     "checkpoints",
 )
-REMOVED_BY_OVERWRITE = (CHECKPOINTS, WEIGHTS, SHORTLIST, METRICS, TOKENIZER, CONFIG, "tensorboard", "learning-curve.png")
+REMOVED_BY_OVERWRITE = (
+    CHECKPOINTS,
+    WEIGHTS,
+    SHORTLIST,
+    METRICS,
+    TOKENIZER,
+    CONFIG,
+    "tensorboard",
+    "learning-curve.png",
+)
 
 TIME_FIELDS = frozenset(
     {"date", "seconds", "minutes", "train_seconds", "eta", "tokens_per_second", "updates_per_second", "metrics_bytes"}

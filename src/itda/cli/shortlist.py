@@ -33,9 +33,7 @@ def shortlist(
     """Learn a vocabulary shortlist from the run's training pairs, for itda generate RUN --shortlist on."""
     from itda.training.shortlist import make_shortlist
 
-    lexicon = make_shortlist(
-        run, frequent=frequent, per_token=per_token, per_sentence=per_sentence, pairs=pairs
-    )
+    lexicon = make_shortlist(run, frequent=frequent, per_token=per_token, per_sentence=per_sentence, pairs=pairs)
     answer = {"run": run, "frequent": len(lexicon.frequent), "translations": len(lexicon.targets)}
     if json:
         emit(answer)

@@ -48,9 +48,7 @@ class Lexicon:
         return words[np.argsort(-sums, kind="stable")[: self.per_sentence]]
 
 
-def learn(
-    pairs: Pairs, src_vocab: int, tgt_vocab: int, *, frequent: int, per_token: int, per_sentence: int
-) -> Lexicon:
+def learn(pairs: Pairs, src_vocab: int, tgt_vocab: int, *, frequent: int, per_token: int, per_sentence: int) -> Lexicon:
     """Learn a lexicon from pairs of ids (called anew for each pass), with `per_token` targets of each source token."""
     keys, counts = _keys(pairs, src_vocab, tgt_vocab)
     chances = np.full(len(keys), 1.0 / tgt_vocab)

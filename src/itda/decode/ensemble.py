@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from itda.batch import Side, Tokens
 from itda.nn.encoder_decoder import EncoderDecoder
-from itda.nn.interface import Decoded, Decoder, Encoder, Head, Memory, Narrow, State, Sums
+from itda.nn.interface import Decoded, Decoder, Encoder, Head, Memory, Narrow, Narrowing, State, Sums
 
 AVERAGES = ("probabilities", "log-probabilities")
 
@@ -134,9 +134,10 @@ class EnsembleHead(Head):
         each = torch.stack([head.log_probs(one, part, candidates) for head, one, part in members])  # type: ignore[operator]
         return self.agreed(each)
 
-    def narrow(self, shared: Int[Tensor, " shared"], own: Int[Tensor, "sentences own"]) -> EnsembleNarrow:
+    def narrow(self, shared: Int[Tensor, " shared"]) -> Narrowing:
         """Narrow each member to the same words."""
-        return EnsembleNarrow(self, tuple(head.narrow(shared, own) for head in self.heads))  # type: ignore[operator]
+        each = [head.narrow(shared) for head in self.heads]  # type: ignore[operator]
+        return lambda own: EnsembleNarrow(self, tuple(narrowing(own) for narrowing in each))
 
     def agreed(self, each: Float[Tensor, "members rows tgt words"]) -> Float[Tensor, "rows tgt words"]:
         """Average the log-probabilities of the members."""
@@ -172,7 +173,7 @@ class EnsembleNarrow(Narrow):
     parts: tuple[Narrow, ...]
 
     def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
-        """The log-probabilities that the members agree on, each normalised over the few words."""
+        """The log-probabilities that the members agree on; where they average these, normalised over the few words."""
         assert isinstance(decoded, EnsembleDecoded), "an ensemble's head reads what its decoder made"
         assert isinstance(memory, EnsembleMemory), "an ensemble's head reads what its encoder made"
         members = zip(self.parts, decoded.parts, memory.parts, strict=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from itda.batch import PAD, SPECIALS
 from itda.decode.history import Step
-from itda.nn.interface import Decoded, Head, Memory, Narrow
+from itda.nn.interface import Decoded, Head, Memory, Narrow, Narrowing
 from itda.nn.screen import Screen
 
 
@@ -110,20 +110,31 @@ class LeadingWords(Words):
         return replace(step, tokens=self._ids.gather(1, step.tokens))
 
 
-def few_words(
-    head: Head, shared: np.ndarray, own: Sequence[np.ndarray], device: torch.device, *, spread: int = 0
-) -> Words:
-    """Let each sentence be written with shared words, its own and the special tokens, and with nothing else.
+@dataclass(frozen=True)
+class Shortlist:
+    """A shortlist made ready for many batches: the words that all sentences share are put before the head once."""
 
-    A sentence is never offered what its neighbours need. `spread` is the size of the vocabulary where rules speak of
-    tokens, 0 where none do.
-    """
-    first = np.arange(len(SPECIALS))
-    shared = np.concatenate([first, np.setdiff1d(shared, first)])
-    lists = [np.setdiff1d(words, shared) for words in own]
-    padded = np.full((len(lists), max(map(len, lists))), PAD, dtype=np.int64)
-    for row, words in enumerate(lists):
-        padded[row, : len(words)] = words
-    shared_ids, own_ids = torch.from_numpy(shared).to(device), torch.from_numpy(padded).to(device)
-    narrow, ids = head.narrow(shared_ids, own_ids), torch.cat([shared_ids.expand(len(padded), -1), own_ids], dim=1)
-    return SpreadWords(narrow, ids, spread) if spread else FewWords(narrow, ids)
+    shared: Int[Tensor, " shared"]
+    narrowing: Narrowing
+
+    @staticmethod
+    def of(head: Head, frequent: np.ndarray, device: torch.device) -> Shortlist:
+        """Put the special tokens in front of the frequent ones."""
+        first = np.arange(len(SPECIALS))
+        shared = torch.from_numpy(np.concatenate([first, np.setdiff1d(frequent, first)])).to(device)
+        return Shortlist(shared, head.narrow(shared))
+
+    def words(self, own: Sequence[np.ndarray], spread: int = 0) -> Words:
+        """Let each sentence be written with the shared words and its own, and with nothing else.
+
+        A sentence is never offered what its neighbours need. `spread` is the size of the vocabulary where rules speak
+        of tokens, 0 where none do.
+        """
+        shared = self.shared.cpu().numpy()
+        lists = [np.setdiff1d(words, shared) for words in own]
+        padded = np.full((len(lists), max(map(len, lists))), PAD, dtype=np.int64)
+        for row, words in enumerate(lists):
+            padded[row, : len(words)] = words
+        own_ids = torch.from_numpy(padded).to(self.shared.device)
+        narrow, ids = self.narrowing(own_ids), torch.cat([self.shared.expand(len(padded), -1), own_ids], dim=1)
+        return SpreadWords(narrow, ids, spread) if spread else FewWords(narrow, ids)

@@ -23,7 +23,7 @@ from itda.decode.search import Moment, Search
 from itda.decode.stream import Watcher
 from itda.decode.tree import SearchTree, grow
 from itda.decode.wishes import Manners, Wish, make_rules
-from itda.decode.words import LeadingWords, Words, few_words
+from itda.decode.words import LeadingWords, Shortlist, Words
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.nn.screen import Screen
@@ -61,6 +61,12 @@ class Writer:
     def screen(self) -> Screen | None:
         """The model's quick look at all words, where its head and this machine have one."""
         return self.model.head.screen()
+
+    @functools.cached_property
+    def shortlist(self) -> Shortlist:
+        """The shortlist, made ready for this model."""
+        assert self.lexicon is not None, "a shortlist was asked for, and the request was let through without one"
+        return Shortlist.of(self.model.head, self.lexicon.frequent, self.device)
 
     def write(self, lines: Sequence[tuple[int, str]], batch_size: int) -> list[Hypothesis]:
         """Write the outputs for numbered texts, in order; those of similar length are decoded together."""
@@ -152,14 +158,14 @@ class Writer:
             return LeadingWords(self.screen, 2 * self.request.settings.width)
         if mode != "on":
             return None
-        assert self.lexicon is not None, "a shortlist was asked for, and the request was let through without one"
+        assert self.lexicon is not None
         named: list[set[int]] = [rules.names(number) if rules else set() for number in range(len(sources))]
         own = [
             np.union1d(self.lexicon.own(source.ids), sorted(wished))
             for source, wished in zip(sources, named, strict=True)
         ]
         spread = self.tokenizers.tgt.vocab_size if rules else 0
-        return few_words(self.model.head, self.lexicon.frequent, own, self.device, spread=spread)
+        return self.shortlist.words(own, spread)
 
     def _hypotheses(
         self, source: Source, candidates: Sequence[Found], rules: RuleBook | None, row: int

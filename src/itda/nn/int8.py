@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from itda.batch import Side
 from itda.nn.attention import ConcatAttention
 from itda.nn.encoder_decoder import EncoderDecoder
-from itda.nn.heads import NarrowSoftmax, SoftmaxHead, chunked_scores
-from itda.nn.interface import Decoded, Head, Memory, Sums
+from itda.nn.heads import SoftmaxHead, chunked_scores
+from itda.nn.interface import Decoded, Head, Memory, Narrowing, Sums
 from itda.nn.recurrent import GRUCell, LSTMCell
 from itda.nn.recurrent_decoder import Stack
 from itda.nn.rounded import Rounded, weight_limit
@@ -115,10 +115,10 @@ class Int8Head(Head):
         """The most probable token."""
         return self._logits(decoded.features).argmax(dim=-1)
 
-    def narrow(self, shared: Int[Tensor, " shared"], own: Int[Tensor, "sentences own"]) -> NarrowSoftmax:
+    def narrow(self, shared: Int[Tensor, " shared"]) -> Narrowing:
         """Round the shared words."""
         weight, bias = self.exact.weight, self.exact.bias + self.exact.never
-        return NarrowSoftmax(Int8Linear(weight[shared], bias[shared]), weight[own], bias[own])
+        return self.exact.narrow_with(shared, Int8Linear(weight[shared], bias[shared]))
 
     def screen(self) -> Screen | None:
         """There is none: what is exact is the rounded product itself."""

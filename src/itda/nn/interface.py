@@ -165,12 +165,12 @@ class Head(nn.Module, ABC):
         """Normalised log-probabilities, over `candidates` only where they are given; only for discrete heads."""
         raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")
 
-    def narrow(self, shared: Int[Tensor, " shared"], own: Int[Tensor, "sentences own"]) -> Narrow:
-        """Make of this head one that knows a few words: those that all sentences share, then each sentence's own.
+    def narrow(self, shared: Int[Tensor, " shared"]) -> Narrowing:
+        """Prepare for searches that know a few words: those that all sentences share, then each sentence's own.
 
-        Where a sentence has fewer than others, the rest is PAD, which is never written.
+        Where a sentence has fewer words than others, the rest is PAD, which is never written.
         """
-        return Renormalised(self, torch.cat([shared.expand(len(own), -1), own], dim=1))
+        return lambda own: Gathered(self, torch.cat([shared.expand(len(own), -1), own], dim=1))
 
     def screen(self) -> Screen | None:
         """Give a quick look at all words with a bound on its error; None where there is none for this head."""
@@ -182,27 +182,30 @@ class Narrow(ABC):
 
     @abstractmethod
     def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
-        """Log-probabilities of each sentence's own words, normalised over them."""
+        """Log-probabilities of the words of each sentence, nearly as they are among all words."""
 
     @abstractmethod
     def select(self, sentences: Int[Tensor, " kept"]) -> Narrow:
         """Keep some sentences."""
 
 
+Narrowing = Callable[[Int[Tensor, "sentences own"]], Narrow]
+"""What gives a head over a few words, once the own words of the sentences in a batch are known."""
+
+
 @dataclass(frozen=True)
-class Renormalised(Narrow):
-    """Scores all words and keeps a few: right for every head, and the slow twin of those that know better."""
+class Gathered(Narrow):
+    """Scores all words and keeps a few: right for every head, and the slow twin of those that score fewer."""
 
     head: Head
     candidates: Int[Tensor, "sentences candidates"]
 
     def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
-        """Score all, then renormalise."""
+        """Score all."""
         whole = self.head.log_probs(decoded, memory)
         rows = self.candidates.repeat_interleave(len(whole) // len(self.candidates), dim=0)  # rows candidates
-        chosen = whole.gather(2, rows[:, None].expand(-1, whole.shape[1], -1))
-        return torch.log_softmax(chosen, dim=-1)
+        return whole.gather(2, rows[:, None].expand(-1, whole.shape[1], -1))
 
-    def select(self, sentences: Int[Tensor, " kept"]) -> Renormalised:
+    def select(self, sentences: Int[Tensor, " kept"]) -> Gathered:
         """Keep some sentences."""
-        return Renormalised(self.head, self.candidates[sentences])
+        return Gathered(self.head, self.candidates[sentences])
