@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-JITTER = 1e-9  # of the covariance's mean variance, so that it has a Cholesky factor
+JITTER = 1e-5  # of the covariance's mean variance, so that it has a Cholesky factor
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Rest:
         """Measure the cloud of some words; None where there are none."""
         if not len(weight):
             return None
-        points = torch.cat([weight, bias[:, None]], dim=1).detach().double()
+        points = torch.cat([weight, bias[:, None]], dim=1).detach()
         mean = points.mean(dim=0)
         spread = points - mean
-        covariance = spread.t() @ spread / len(points)
+        covariance = (spread.t() @ spread / len(points)).double()
         covariance.diagonal().add_(JITTER * float(covariance.diagonal().mean()) + torch.finfo(torch.float64).tiny)
         factor = torch.linalg.cholesky(covariance)  # S = F F^T
         mean[-1] += math.log(len(points))
