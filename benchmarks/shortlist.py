@@ -4,13 +4,15 @@ python benchmarks/shortlist.py runs/multi30k-en-de-rnn --pairs multi30k_en_de/te
 
 The ways take turns over parts of the test set, so that what slows the machine down slows all of them; a way's
 `speedup` is the median over the parts of its sentences a second by those of the whole vocabulary at the same beam.
-The run needs a shortlist: itda shortlist RUN.
+The run needs a shortlist: itda shortlist RUN. With ONEDNN_MAX_CPU_ISA=AVX2 in the environment, integer products do
+without VNNI, as on an older machine; the JSON says so, and has a name of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -171,7 +173,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = arguments(argv)
+    options, isa = arguments(argv), os.environ.get("ONEDNN_MAX_CPU_ISA", "")
     torch.set_num_threads(options.threads)
     try:
         plain, rounded = Seq2Seq.load(options.run), Seq2Seq.load(options.run)
@@ -189,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "ways": measure(plain, rounded, pairs, options.beams, options.parts),
             "largest_weight": weight_limit(),
             "products": products(),
+            "isa": isa,
             "weights_bytes": stored(plain),
             **circumstances(),
         }
@@ -196,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     options.results.mkdir(parents=True, exist_ok=True)
-    file = options.results / f"shortlist-{record['run']}.json"
+    file = options.results / f"shortlist-{record['run']}{'-' + isa.lower() if isa else ''}.json"
     text = json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
     file.write_text(text + "\n", encoding="utf-8", newline="\n")
     for one in record["ways"]:
