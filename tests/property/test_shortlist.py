@@ -17,7 +17,7 @@ from itda.nn.heads import SoftmaxHead
 from itda.nn.interface import Decoded, Gathered, Memory
 from itda.nn.rest import Rest
 from itda.nn.rounded import Rounded, weight_limit
-from itda.nn.screen import MANY
+from itda.nn.screen import MANY, Screen
 
 TEXT = {name: kind for name, kind in FEW.items() if kind.data == "text"}
 SOURCES = [[4, 5, 6], [6, 4], [9, 9, 7, 5, 4], [8]]
@@ -126,6 +126,23 @@ def test_no_logit_is_further_off_than_the_bound(kind: torch.dtype) -> None:
         away = (approximate.double() - exact)[:, [1, *range(3, WIDE)]].abs()
         assert (away <= error).all()
         assert away.max() > 0.02 * error.max()  # and the bound is no idle one
+
+
+@needs_int8
+@pytest.mark.parametrize("side", ["weights", "features"])
+def test_the_bound_counts_the_rounding_of_both_sides(side: str) -> None:
+    """One side is made of whole numbers, and all that is rounded away is the other's: the worst of it, in line."""
+    limit, dim = weight_limit(), 16
+    whole, halves = torch.full((1, dim), 1.0), torch.full((1, dim), 40.49)
+    whole[0, 0], halves[0, 0] = limit, 127.0 if side == "features" else limit
+    weight, features = (whole, halves) if side == "features" else (halves, whole.clone())
+    if side == "weights":
+        features[0, 0] = 127.0
+    screen = Screen.of(weight.expand(8, dim).contiguous(), torch.zeros(8))
+    assert screen is not None
+    approximate, error = screen.approximate(features)
+    away = (approximate - features @ screen.weight.t()).abs().max()
+    assert 5 < away <= float(error)
 
 
 @needs_int8
