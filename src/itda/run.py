@@ -22,21 +22,33 @@ import torch
 from torch import Tensor, nn
 
 from itda import durable, lock, weights
+from itda.data.lexicon import Lexicon
+from itda.decode import shortlist
 from itda.errors import DamagedFileError, UserError
 
 FORMAT = 1
 MIGRATIONS: dict[int, durable.Migration] = {}
 """For each older format, what turns a run.json of that format into one of the next."""
 
-CONFIG, TOKENIZER, WEIGHTS, METRICS, FACTS, CHECKPOINTS = (
+CONFIG, TOKENIZER, WEIGHTS, SHORTLIST, METRICS, FACTS, CHECKPOINTS = (
     "config.toml",
     "tokenizer",
     "weights.safetensors",
+    "shortlist.safetensors",
     "metrics.jsonl",
     "run.json",
     "checkpoints",
 )
-REMOVED_BY_OVERWRITE = (CHECKPOINTS, WEIGHTS, METRICS, TOKENIZER, CONFIG, "tensorboard", "learning-curve.png")
+REMOVED_BY_OVERWRITE = (
+    CHECKPOINTS,
+    WEIGHTS,
+    SHORTLIST,
+    METRICS,
+    TOKENIZER,
+    CONFIG,
+    "tensorboard",
+    "learning-curve.png",
+)
 
 TIME_FIELDS = frozenset(
     {"date", "seconds", "minutes", "train_seconds", "eta", "tokens_per_second", "updates_per_second", "metrics_bytes"}
@@ -206,6 +218,18 @@ class RunFolder:
                 "go on with --resume, or copy the whole run folder"
             )
         weights.load_into(model, weights.read(self.weights_path, self.checksums.get(WEIGHTS)), self.weights_path)
+
+    def write_shortlist(self, lexicon: Lexicon, **facts: Any) -> None:
+        """Write the vocabulary shortlist, and say how it was made."""
+        with self.writing(SHORTLIST):
+            durable.write_whole(self.path / SHORTLIST, shortlist.to_bytes(lexicon))
+        self.update(shortlist=facts)
+
+    def read_shortlist(self, src_vocab: int, tgt_vocab: int) -> Lexicon | None:
+        """Read the vocabulary shortlist; None where the run has none."""
+        if not self.has(SHORTLIST):
+            return None
+        return shortlist.read(self.path / SHORTLIST, self.checksums[SHORTLIST], src_vocab, tgt_vocab)
 
     def _begin(self) -> None:
         """Remove an old run, in an order that a kill cannot turn into a mixture of two, and write a first run.json."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from itda.batch import EOS, SPECIALS, UNK, Batch, Vectors, pad_vectors, token_batch
 from itda.build import build_model
 from itda.config import Config, parse
+from itda.data.lexicon import Lexicon
 from itda.decode import ensemble
 from itda.decode.hypothesis import Hypothesis as Hypothesis
 from itda.decode.request import Request
@@ -24,6 +25,8 @@ from itda.decode.tree import SearchTree
 from itda.decode.writer import Writer
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
+from itda.nn.int8 import round_model
+from itda.nn.rounded import weight_limit
 from itda.run import RunFolder
 from itda.text.tokenizer import TokenizerPair, load_tokenizers
 from itda.text.wrapped import plain_text, tagged
@@ -61,6 +64,7 @@ class Seq2Seq:
     tokenizers: TokenizerPair | None = None
     path: Path | None = None
     device: torch.device = torch.device("cpu")
+    lexicon: Lexicon | None = None
 
     @classmethod
     def load(
@@ -68,15 +72,17 @@ class Seq2Seq:
         path: str | Path | Sequence[str | Path],
         device: str | torch.device = "cpu",
         average: str = "probabilities",
+        int8: bool = False,
     ) -> Seq2Seq:
         """Open a run folder, or several as one ensemble; nothing is unpickled, and a damaged file is an error.
 
-        An ensemble chooses by the mean of its members' `average`: probabilities, or log-probabilities.
+        An ensemble chooses by the mean of its members' `average`: probabilities, or log-probabilities. With `int8`,
+        matrices are rounded for quicker products on a CPU (docs/reference/decoding.md).
         """
         if not isinstance(path, (str, Path)):
             if not isinstance(path, Iterable):
                 raise UserError(f"load takes the path of a run folder, or a list of them; got {path!r:.60}.")
-            return join([cls.load(one, device) for one in path], average)
+            return join([cls.load(one, device, int8=int8) for one in path], average)
         run = RunFolder.open(Path(path))
         config = parse(run.read_config(), source=str(run.config_path))
         tokenizers = None
@@ -86,7 +92,11 @@ class Seq2Seq:
         model = build_model(config, *(tokenizers.sizes() if tokenizers else (0, 0)))
         run.load_weights(model)
         place = find_device(device)
-        return cls(config, model.to(place).eval(), tokenizers, run.path, place)
+        if int8:
+            check_int8(place)
+            round_model(model)
+        lexicon = run.read_shortlist(*tokenizers.sizes()[:2]) if tokenizers else None
+        return cls(config, model.to(place).eval(), tokenizers, run.path, place, lexicon)
 
     def generate(
         self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **asked: Any
@@ -144,8 +154,14 @@ class Seq2Seq:
         return self._writer(n_best, asked).tree(text)
 
     def _writer(self, n_best: int, asked: dict[str, Any]) -> Writer:
-        request = Request.of(self.config.decode, n_best=n_best, **asked)
-        return Writer(self.model.eval(), self._tokenizers(), self.config.data.max_src_length, self.device, request)
+        request, tokenizers = Request.of(self.config.decode, n_best=n_best, **asked), self._tokenizers()
+        if request.decode.shortlist == "on" and self.lexicon is None:
+            raise UserError(
+                f'shortlist is "on", and {self.path or "this model"} has none; make one: '
+                f'itda shortlist {self.path or "RUN"}, or set shortlist to "off"'
+            )
+        limit = self.config.data.max_src_length
+        return Writer(self.model.eval(), tokenizers, limit, self.device, request, self.lexicon)
 
     @torch.inference_mode()
     def score(
@@ -327,6 +343,14 @@ def find_device(name: str | torch.device) -> torch.device:
         allowed = "auto, cpu" + (", cuda" if torch.cuda.is_available() else "")
         raise UserError(f"device is {name}, which PyTorch cannot use here; it may be {allowed}") from error
     return device
+
+
+def check_int8(device: torch.device) -> None:
+    """Refuse int8 where there is no exact int8 product."""
+    if device.type != "cpu":
+        raise UserError(f"int8 is for a CPU, and device is {device}; leave int8 out, or choose device cpu")
+    if not weight_limit():
+        raise UserError(f"int8 needs products that torch {torch.__version__} does not have on this CPU; leave int8 out")
 
 
 def checked(texts: Iterable[str]) -> Iterator[tuple[int, str]]:

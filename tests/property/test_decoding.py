@@ -25,6 +25,7 @@ from itda.config import (
     ModelConfig,
     TokenizerConfig,
 )
+from itda.data.lexicon import learn
 from itda.seq2seq import Hypothesis, Seq2Seq, join
 from itda.text.tokenizer import train_tokenizers
 
@@ -57,7 +58,12 @@ def make(kind: str = "bahdanau", unit: str = "words", seed: int = 0) -> Seq2Seq:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=1.0)
-    return Seq2Seq(config, model, tokenizers)
+    encoded = [
+        (tokenizers.src.encode(src), tokenizers.tgt.encode(tgt)) for src, tgt in zip(TALK, TALK[::-1], strict=True)
+    ]
+    sizes = tokenizers.src.vocab_size, tokenizers.tgt.vocab_size
+    lexicon = learn(lambda: iter(encoded), *sizes, frequent=6, per_token=4, per_sentence=5)
+    return Seq2Seq(config, model, tokenizers, lexicon=lexicon)
 
 
 MODELS = {
@@ -151,6 +157,7 @@ WAYS = {
         lambda one, text, asked: all(one.text.count(p) >= text.count(p) for p in re.findall(r"\{\w+\}", text)),
         True,
     ),
+    "shortlist": Way({"shortlist": "on"}),
     "replace_unknown": Way(
         {"replace_unknown": True}, lambda one, text, asked: "<unk>" not in one.text or not one.alignment
     ),
@@ -290,3 +297,33 @@ def test_pieces_come_before_the_end() -> None:
         (best,) = model.generate([text], beam_size=1)
         assert len(list(model.stream(text, beam_size=1))) == len(best.tokens)
     assert max(len(list(model.stream(text))) for text in TALK) > 1
+
+
+def test_certified_refuses_what_is_not_greedy() -> None:
+    model = make()
+    for asked, named in (
+        ({"beam_size": 3}, "beam_size is 3"),
+        ({"n_best": 2}, "n_best|beam_size"),
+        ({"sample": True}, "sample"),
+    ):
+        with pytest.raises(itda.UserError, match=rf'shortlist = "certified".*{named}'):
+            model.generate(["a dog"], **{"beam_size": 1, **asked}, shortlist="certified")
+
+
+def test_certified_text_is_greedy_text() -> None:
+    for make_one in (MODELS | OTHERS).values():
+        model = make_one()
+        for asked in ({}, {"no_repeat_ngram": 2}, {"prefix": "The cat"}, {"coverage_penalty": 0.0}):
+            greedy, certified = (
+                [one.text for one in model.generate(TEXTS, beam_size=1, shortlist=mode, **asked)]
+                for mode in ("off", "certified")
+            )
+            assert certified == greedy
+
+
+def test_without_a_shortlist_the_verb_is_named() -> None:
+    model = make()
+    model.lexicon = None
+    with pytest.raises(itda.UserError, match="itda shortlist"):
+        model.generate(["a dog"], shortlist="on")
+    assert model.generate(["a dog"], shortlist="off")

@@ -33,6 +33,7 @@ def generate(
     to: To = "",
     stream: Annotated[bool, typer.Option("--stream", help="Print each output while it is written.")] = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences decoded together; changes no result.")] = 64,
+    int8: Annotated[bool, typer.Option("--int8", help="Round matrices for quicker products on a CPU.")] = False,
     threads: Threads = None,
     device: Device = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON Lines: text, score, alignment.")] = False,
@@ -79,6 +80,10 @@ def generate(
     diversity: Annotated[
         float | None,
         typer.Option("--diversity", min=0.0, help="Nats for what another group writes.", rich_help_panel=SEARCH),
+    ] = None,
+    shortlist: Annotated[
+        str | None,
+        typer.Option("--shortlist", help="Words to choose from: off, on or certified.", rich_help_panel=SEARCH),
     ] = None,
     sample: Annotated[
         bool, typer.Option("--sample", help="Draw tokens; --n-best counts the samples.", rich_help_panel=SAMPLING)
@@ -157,6 +162,7 @@ def generate(
         "min_length": min_length,
         "diverse_groups": diverse_groups,
         "diversity": diversity,
+        "shortlist": shortlist,
         "replace_unknown": replace_unknown,
         "sample": sampling(sample, drawn),
         "prefix": list(lines(str(prefix_file))) if prefix_file else prefix,
@@ -167,8 +173,8 @@ def generate(
         "target_language": to,
     }
     apply_threads(threads)
-    place = choose_device(device)
-    model = Seq2Seq.load([run, *with_] if with_ else run, place, average)
+    place = choose_device("cpu" if int8 and device == "auto" else device)
+    model = Seq2Seq.load([run, *with_] if with_ else run, place, average, int8)
     if stream:
         print_streams(model, lines(file), asked)
         return

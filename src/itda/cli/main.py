@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": "itda.cli.evaluate",
     "score": "itda.cli.score",
     "explain": "itda.cli.explain",
+    "shortlist": "itda.cli.shortlist",
     "runs": "itda.cli.runs",
     "data": "itda.cli.data",
     "config": "itda.cli.config",

@@ -212,6 +212,11 @@ def decode_problems(config: Config) -> Iterator[str]:
             f"decode.diverse_groups is {decode.diverse_groups} and decode.beam_size is {decode.beam_size}; "
             "the groups share the beam evenly: make one a multiple of the other"
         )
+    if decode.shortlist == "certified" and decode.beam_size > 1:
+        yield (
+            f'decode.shortlist = "certified" proves what greedy search writes, and decode.beam_size is '
+            f'{decode.beam_size}; set beam_size = 1, or shortlist = "on"'
+        )
     if decode.coverage_penalty and config.model.decoder.kind == "plain":
         yield (
             'decode.coverage_penalty reads attention, and model.decoder.kind = "plain" has none; '

@@ -319,6 +319,12 @@ class DecodeConfig:
     )
     max_length_extra: int = setting(10, "see max_length_ratio", low=1, high=100_000)
     replace_unknown: bool = setting(False, "write the most attended source token in place of <unk>")
+    shortlist: str = setting(
+        "off",
+        "on: a sentence is written with frequent words and likely translations of its own words alone (`itda shortlist "
+        "RUN` makes the list); certified: the output of a greedy search over all words, with fewer of them scored",
+        choices=("off", "on", "certified"),
+    )
 
 
 @dataclass(frozen=True)

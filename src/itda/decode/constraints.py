@@ -102,6 +102,14 @@ class Begins(Rule):
         beginning = self.beginnings[sentence]
         return 0 if beginning is None else beginning.longest
 
+    def names(self, sentence: int) -> set[int]:
+        """Name all tokens that may spell the prefix."""
+        beginning = self.beginnings[sentence]
+        if beginning is None:
+            return set()
+        tails = (beginning.tail[start:] for start in range(len(beginning.tail)))
+        return {token for token, _ in beginning.head}.union(*(self._spelling_of(tail).tolist() for tail in tails))
+
     def start(self, sentence: int) -> int:
         """Nothing is written yet."""
         return 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from itda.batch import Side, Tokens
 from itda.nn.encoder_decoder import EncoderDecoder
-from itda.nn.interface import Decoded, Decoder, Encoder, Head, Memory, State, Sums
+from itda.nn.interface import Decoded, Decoder, Encoder, Head, Memory, Narrow, Narrowing, State, Sums
 
 AVERAGES = ("probabilities", "log-probabilities")
 
@@ -132,6 +132,15 @@ class EnsembleHead(Head):
         assert isinstance(memory, EnsembleMemory), "an ensemble's head reads what its encoder made"
         members = zip(self.heads, decoded.parts, memory.parts, strict=True)
         each = torch.stack([head.log_probs(one, part, candidates) for head, one, part in members])  # type: ignore[operator]
+        return self.agreed(each)
+
+    def narrow(self, shared: Int[Tensor, " shared"]) -> Narrowing:
+        """Narrow each member to the same words."""
+        each = [head.narrow(shared) for head in self.heads]  # type: ignore[operator]
+        return lambda own: EnsembleNarrow(self, tuple(narrowing(own) for narrowing in each))
+
+    def agreed(self, each: Float[Tensor, "members rows tgt words"]) -> Float[Tensor, "rows tgt words"]:
+        """Average the log-probabilities of the members."""
         if self.average == "probabilities":
             return each.logsumexp(dim=0) - math.log(len(each))
         return each.mean(dim=0).log_softmax(dim=-1)
@@ -160,6 +169,25 @@ class EnsembleHead(Head):
     def predict(self, decoded: Decoded, memory: Memory) -> Int[Tensor, "rows tgt"]:
         """The most probable token."""
         return self.log_probs(decoded, memory).argmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class EnsembleNarrow(Narrow):
+    """The members' heads, narrowed to the same words."""
+
+    head: EnsembleHead
+    parts: tuple[Narrow, ...]
+
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
+        """The log-probabilities that the members agree on; where they average these, normalised over the few words."""
+        assert isinstance(decoded, EnsembleDecoded), "an ensemble's head reads what its decoder made"
+        assert isinstance(memory, EnsembleMemory), "an ensemble's head reads what its encoder made"
+        members = zip(self.parts, decoded.parts, memory.parts, strict=True)
+        return self.head.agreed(torch.stack([part.log_probs(one, own) for part, one, own in members]))
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> EnsembleNarrow:
+        """Keep some sentences."""
+        return EnsembleNarrow(self.head, tuple(part.select(sentences) for part in self.parts))
 
 
 def join(models: Sequence[EncoderDecoder], average: str = "probabilities") -> EncoderDecoder:

@@ -108,7 +108,23 @@ class Request:
             target_languages(target_language),
         )
         manners = Manners(decode.no_repeat_ngram, decode.repetition_penalty, decode.min_length)
-        return Request(decode, _settings(decode, n_best, sampling), manners, asked)
+        request = Request(decode, _settings(decode, n_best, sampling), manners, asked)
+        request._check_certified()
+        return request
+
+    def _check_certified(self) -> None:
+        """Refuse a certificate where other things than the best word decide."""
+        if self.decode.shortlist != "certified":
+            return
+        settings = self.settings
+        named = f"beam_size is {self.decode.beam_size}" if self.decode.beam_size > 1 else f"n_best is {settings.n_best}"
+        if settings.sampling is not None:
+            named = "sample is on"
+        if settings.sampling is not None or settings.width > 1:
+            raise UserError(
+                f'shortlist = "certified" proves which word is the best, as greedy search asks, and {named}; '
+                'set beam_size = 1, or use shortlist = "on"'
+            )
 
 
 def decode_settings(config: DecodeConfig, settings: Mapping[str, Any]) -> DecodeConfig:

@@ -91,6 +91,13 @@ class Required(Rule):
         demand = self.demands[sentence]
         return 0 if demand is None else sum(phrase.cost * phrase.count for phrase in demand.phrases)
 
+    def names(self, sentence: int) -> set[int]:
+        """Name all tokens of the phrases."""
+        demand = self.demands[sentence]
+        if demand is None:
+            return set()
+        return {token for phrase in demand.phrases for way in phrase.ways for token, _ in way}
+
     def start(self, sentence: int) -> Stage:
         """Nothing is written yet."""
         demand = self.demands[sentence]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,10 @@ class Rule(ABC):
         """Count the tokens that this rule writes into a sentence, and that its limit does not know of."""
         return 0
 
+    def names(self, sentence: int) -> Iterable[int]:
+        """Name the tokens that this rule may ask for in a sentence: no shortlist may lack them."""
+        return ()
+
 
 class RuleBook:
     """The rules of a search, and the state of each of its rows. Order matters: the later rule sees what is left."""
@@ -86,6 +90,10 @@ class RuleBook:
         """Make room for what the rules write."""
         extra = [sum(rule.extra_tokens(sentence) for rule in self.rules) for sentence in range(len(limits))]
         return limits + torch.tensor(extra, dtype=limits.dtype, device=limits.device)
+
+    def names(self, sentence: int) -> set[int]:
+        """Name the tokens that some rule may ask for in a sentence."""
+        return {token for rule in self.rules for token in rule.names(sentence)}
 
     def begin(self, limits: np.ndarray, groups: int) -> None:
         """Start `groups` beams of one row for each sentence, with these limits."""

@@ -30,6 +30,7 @@ from itda.decode.rules import RuleBook
 from itda.decode.sampling import ChooseSample
 from itda.decode.scores import Scoring
 from itda.decode.settings import Settings
+from itda.decode.words import AllWords, Words
 from itda.errors import ItdaError
 from itda.nn.interface import Decoder, Head, Memory, State
 
@@ -79,11 +80,16 @@ class Search:
         rules: RuleBook | None = None,
         keys: np.ndarray | None = None,
         banks: Choose | None = None,
+        words: Words | None = None,
         weights: bool = False,
     ) -> None:
-        """Check the settings; `keys` are those of sampling, `banks` the way to choose under what must be written."""
+        """Check the settings; `keys` are those of sampling, `banks` the way to choose under what must be written.
+
+        `words` are what each sentence may be written with; without them it is the head's whole vocabulary.
+        """
         self.settings = settings.check()
-        self.decoder, self.head, self.memory, self.rules = decoder, head, memory, rules
+        self.decoder, self.memory, self.rules = decoder, memory, rules
+        self.words = AllWords(head) if words is None else words
         max_lengths = max_lengths if rules is None else rules.lengthen(max_lengths)
         self.limits = max_lengths.cpu().numpy()
         assert self.limits.shape == memory.mask.shape[:1], "one limit for each sentence"
@@ -110,17 +116,17 @@ class Search:
         beams = _Beams.start(limits.repeat_interleave(groups), self._n_best())
         if self.rules is not None:
             self.rules.begin(self.limits, groups)
-        state, previous = self.decoder.start(self.memory), torch.full_like(limits, BOS)
+        state, previous, words = self.decoder.start(self.memory), torch.full_like(limits, BOS), self.words
         for position in range(self.history.tokens.shape[0]):
             decoded, state = self.decoder.step(previous, state)
-            own, weights = self.head.log_probs(decoded, state.memory)[:, 0], decoded.weights
+            own, weights = words.log_probs(decoded, state.memory), decoded.weights
             if position == 0 and groups > 1:  # all groups of a sentence begin alike
                 own = own.repeat_interleave(groups, dim=0)
                 weights = None if weights is None else weights.repeat_interleave(groups, dim=0)
             own = own.unflatten(0, beams.totals.shape)
             log_probs = own if self.rules is None else self.rules.apply(own, position)
             at_limit = beams.limits == position if position in self.limits else None
-            step = self.choose(Front(beams.totals, log_probs, own, at_limit, position, alive), width)
+            step = words.named(self.choose(Front(beams.totals, log_probs, own, at_limit, position, alive), width))
             charges = coverage.charge(weights, state.memory.mask, own.shape[1]) if coverage else None
             self.history.write(alive, step, weights, charges)
             beams, leave = beams.advance(step, position, scoring, charges)
@@ -134,6 +140,7 @@ class Search:
             if len(places) < len(alive):
                 sentences = kept if groups == 1 else torch.as_tensor(keep, device=previous.device)
                 alive, beams, state = alive[places], beams.select(kept), state.select(sentences)
+                words = words.select(sentences)
             if groups > 1:
                 beams = beams.stop(torch.as_tensor(done[places], device=previous.device))
             if self.rules is not None:

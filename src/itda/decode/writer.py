@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from itda.batch import EOS, UNK, pad_tokens
+from itda.data.lexicon import Lexicon
 from itda.decode.automaton import Spelling
 from itda.decode.factors import add_factors
 from itda.decode.history import Found
@@ -22,8 +24,10 @@ from itda.decode.search import Moment, Search
 from itda.decode.stream import Watcher
 from itda.decode.tree import SearchTree, grow
 from itda.decode.wishes import Manners, Wish, make_rules
+from itda.decode.words import LeadingWords, Shortlist, Words
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
+from itda.nn.screen import Screen
 from itda.text.tokenizer import TokenizerPair
 from itda.text.wrapped import factored, folds_case, plain_text, tagged, words_of
 
@@ -55,6 +59,18 @@ class Writer:
     max_src_length: int
     device: torch.device
     request: Request
+    lexicon: Lexicon | None = None
+
+    @functools.cached_property
+    def screen(self) -> Screen | None:
+        """The model's quick look at all words, where its head and this machine have one."""
+        return self.model.head.screen()
+
+    @functools.cached_property
+    def shortlist(self) -> Shortlist:
+        """The shortlist, made ready for this model."""
+        assert self.lexicon is not None, "a shortlist was asked for, and the request was let through without one"
+        return Shortlist.of(self.model.head, self.lexicon.frequent, self.device)
 
     def write(self, lines: Sequence[tuple[int, str]], batch_size: int) -> list[Hypothesis]:
         """Write the outputs for numbered texts, in order; those of similar length are decoded together."""
@@ -151,8 +167,25 @@ class Writer:
             rules=rules,
             keys=keys,
             banks=_banks(rules),
+            words=self._words(sources, rules),
             weights=True,
         )
+
+    def _words(self, sources: Sequence[Source], rules: RuleBook | None) -> Words | None:
+        """What each source may be written with; None: the whole vocabulary."""
+        mode = self.request.decode.shortlist
+        if mode == "certified" and rules is None and self.screen is not None:
+            return LeadingWords(self.screen, 2 * self.request.settings.width)
+        if mode != "on":
+            return None
+        assert self.lexicon is not None
+        named: list[set[int]] = [rules.names(number) if rules else set() for number in range(len(sources))]
+        own = [
+            np.union1d(self.lexicon.own(source.ids), sorted(wished))
+            for source, wished in zip(sources, named, strict=True)
+        ]
+        spread = self.tokenizers.tgt.vocab_size if rules else 0
+        return self.shortlist.words(own, spread)
 
     def _hypotheses(
         self, source: Source, candidates: Sequence[Found], rules: RuleBook | None, row: int

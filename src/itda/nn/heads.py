@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -9,7 +13,11 @@ from torch import Tensor, nn
 from itda.batch import BOS, PAD, Side, Tokens, Vectors
 from itda.nn.fused.loss import CHUNK, linear_cross_entropy
 from itda.nn.fused.squared_error import linear_squared_error
-from itda.nn.interface import Decoded, Head, Memory, Sums
+from itda.nn.interface import Decoded, Head, Memory, Narrow, Narrowing, Sums
+from itda.nn.rest import Rest
+from itda.nn.screen import Screen
+
+Map = Callable[[Float[Tensor, "rows tgt dim"]], Float[Tensor, "rows tgt shared"]]
 
 
 class SoftmaxHead(Head):
@@ -42,17 +50,7 @@ class SoftmaxHead(Head):
         self, decoded: Decoded, target: Side, memory: Memory
     ) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
         """The nll of each target token and whether it was the most probable one; 0 and False on padding."""
-        assert isinstance(target, Tokens), "a softmax head needs token targets"
-        nll = torch.zeros(target.ids.shape, dtype=decoded.features.dtype, device=target.ids.device)
-        correct = torch.zeros_like(target.mask)
-        parts_nll, parts_correct = [], []
-        features, ids = decoded.features[target.mask], target.ids[target.mask]
-        for chunk, wanted in zip(features.split(CHUNK), ids.split(CHUNK), strict=True):
-            log_probs = self._log_softmax(chunk)
-            parts_nll.append(-log_probs.gather(1, wanted[:, None]).squeeze(1))
-            parts_correct.append(log_probs.argmax(1) == wanted)
-        nll[target.mask], correct[target.mask] = torch.cat(parts_nll), torch.cat(parts_correct)
-        return nll, correct
+        return chunked_scores(self._log_softmax, decoded, target)
 
     def predict(self, decoded: Decoded, memory: Memory) -> Int[Tensor, "rows tgt"]:
         """The most probable token."""
@@ -64,11 +62,89 @@ class SoftmaxHead(Head):
         """Log-probabilities, normalised over `candidates` only where they are given."""
         return self._log_softmax(decoded.features, candidates)
 
+    def narrow(self, shared: Int[Tensor, " shared"]) -> Narrowing:
+        """Gather the shared rows of W, and measure the others, once for many searches."""
+        shared_map = functools.partial(
+            nn.functional.linear, weight=self.weight[shared], bias=(self.bias + self.never)[shared]
+        )
+        return self.narrow_with(shared, shared_map)
+
+    def narrow_with(self, shared: Int[Tensor, " shared"], shared_map: Map) -> Narrowing:
+        """The same, with another product for the shared words."""
+        weight, bias = self.weight, self.bias + self.never
+        others = torch.ones(self.vocab_size, dtype=torch.bool, device=shared.device)
+        others[shared] = False
+        others[[PAD, BOS]] = False
+        rest, number = Rest.of(weight[others], bias[others]), int(others.sum())
+
+        def narrowed(own: Int[Tensor, "sentences own"]) -> NarrowSoftmax:
+            left = 1 - (own != PAD).sum(dim=1) / max(number, 1)
+            return NarrowSoftmax(shared_map, weight[own], bias[own], left.to(weight.dtype).log(), rest)
+
+        return narrowed
+
+    def screen(self) -> Screen | None:
+        """Round W to int8, where the machine multiplies such numbers exactly."""
+        return Screen.of(self.weight, self.bias + self.never)
+
     def _log_softmax(self, features: Tensor, candidates: Tensor | None = None) -> Tensor:
         weight, bias = self.weight, self.bias + self.never
         if candidates is not None:
             weight, bias = weight[candidates], bias[candidates]
         return torch.log_softmax(nn.functional.linear(features, weight, bias), dim=-1)
+
+
+def chunked_scores(
+    log_softmax: Callable[[Float[Tensor, "positions dim"]], Float[Tensor, "positions vocab"]],
+    decoded: Decoded,
+    target: Side,
+) -> tuple[Float[Tensor, "rows tgt"], Bool[Tensor, "rows tgt"]]:
+    """The nll of each target token and whether it was the most probable one, a chunk of positions at a time."""
+    assert isinstance(target, Tokens), "a softmax head needs token targets"
+    nll = torch.zeros(target.ids.shape, dtype=decoded.features.dtype, device=target.ids.device)
+    correct = torch.zeros_like(target.mask)
+    parts_nll, parts_correct = [], []
+    features, ids = decoded.features[target.mask], target.ids[target.mask]
+    for chunk, wanted in zip(features.split(CHUNK), ids.split(CHUNK), strict=True):
+        log_probs = log_softmax(chunk)
+        parts_nll.append(-log_probs.gather(1, wanted[:, None]).squeeze(1))
+        parts_correct.append(log_probs.argmax(1) == wanted)
+    nll[target.mask], correct[target.mask] = torch.cat(parts_nll), torch.cat(parts_correct)
+    return nll, correct
+
+
+@dataclass(frozen=True)
+class NarrowSoftmax(Narrow):
+    """softmax(W_s features + b_s), where W_s are the rows of W for the few words of sentence s.
+
+    Those that all sentences share are one product; a sentence's own are gathered, and are a product by themselves.
+    What the others weigh in the normaliser is estimated (see `rest`): `left` is the logarithm of the share of words
+    that are neither shared nor the sentence's own.
+    """
+
+    shared_map: Map
+    own_weight: Float[Tensor, "sentences own dim"]
+    own_bias: Float[Tensor, "sentences own"]
+    left: Float[Tensor, " sentences"]
+    rest: Rest | None
+
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
+        """Two products; the rows of a sentence (beams, positions) share what was gathered for it."""
+        features = decoded.features
+        shared = self.shared_map(features)
+        queries = features.reshape(len(self.own_weight), -1, features.shape[2])
+        own = torch.baddbmm(self.own_bias[:, None], queries, self.own_weight.transpose(1, 2))
+        logits = torch.cat([shared, own.view(*shared.shape[:2], -1)], dim=-1)
+        normaliser = logits.logsumexp(dim=-1, keepdim=True)
+        if self.rest is not None:
+            left = self.left.repeat_interleave(len(features) // len(self.left))[:, None, None]
+            normaliser = torch.logaddexp(normaliser, self.rest.log_weight(features) + left)
+        return logits - normaliser
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> NarrowSoftmax:
+        """Keep some sentences."""
+        own_weight, own_bias, left = self.own_weight[sentences], self.own_bias[sentences], self.left[sentences]
+        return replace(self, own_weight=own_weight, own_bias=own_bias, left=left)
 
 
 class VectorHead(Head):

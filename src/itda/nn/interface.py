@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from itda.batch import Side
+from itda.nn.screen import Screen
 
 Tree = Any  # a tensor, None, or a tuple of trees
 
@@ -180,3 +181,48 @@ class Head(nn.Module, ABC):
     def factors(self, decoded: Decoded, words: Int[Tensor, "rows tgt"]) -> list[Float[Tensor, "rows tgt values"]]:
         """For each target factor the log-probabilities of its values, given the word at each position."""
         return []
+
+    def narrow(self, shared: Int[Tensor, " shared"]) -> Narrowing:
+        """Prepare for searches that know a few words: those that all sentences share, then each sentence's own.
+
+        Where a sentence has fewer words than others, the rest is PAD, which is never written.
+        """
+        return lambda own: Gathered(self, torch.cat([shared.expand(len(own), -1), own], dim=1))
+
+    def screen(self) -> Screen | None:
+        """Give a quick look at all words with a bound on its error; None where there is none for this head."""
+        return None
+
+
+class Narrow(ABC):
+    """A head over a few words of each sentence: what a vocabulary shortlist makes of a head, for one search."""
+
+    @abstractmethod
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
+        """Log-probabilities of the words of each sentence, nearly as they are among all words."""
+
+    @abstractmethod
+    def select(self, sentences: Int[Tensor, " kept"]) -> Narrow:
+        """Keep some sentences."""
+
+
+Narrowing = Callable[[Int[Tensor, "sentences own"]], Narrow]
+"""What gives a head over a few words, once the own words of the sentences in a batch are known."""
+
+
+@dataclass(frozen=True)
+class Gathered(Narrow):
+    """Scores all words and keeps a few: right for every head, and the slow twin of those that score fewer."""
+
+    head: Head
+    candidates: Int[Tensor, "sentences candidates"]
+
+    def log_probs(self, decoded: Decoded, memory: Memory) -> Float[Tensor, "rows tgt candidates"]:
+        """Score all."""
+        whole = self.head.log_probs(decoded, memory)
+        rows = self.candidates.repeat_interleave(len(whole) // len(self.candidates), dim=0)  # rows candidates
+        return whole.gather(2, rows[:, None].expand(-1, whole.shape[1], -1))
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> Gathered:
+        """Keep some sentences."""
+        return Gathered(self.head, self.candidates[sentences])

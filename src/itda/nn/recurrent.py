@@ -101,11 +101,14 @@ class LSTMCell(Cell):
         k = self.kernel
         return nn.functional.linear(values, k.weight_ih_l0[:, : values.shape[-1]], k.bias_ih_l0 + k.bias_hh_l0)
 
+    def recur(self, inputs: Float[Tensor, "rows gates"], hidden: Tensor) -> Float[Tensor, "rows gates"]:
+        """W_ih x + W_hh h + b."""
+        return torch.addmm(inputs, hidden, self.kernel.weight_hh_l0.t())
+
     def step(self, inputs: Float[Tensor, "rows gates"], state: CellState) -> CellState:
         """s_t from s_{t-1} and the mapped input."""
         hidden, cell = state
-        gates = torch.addmm(inputs, hidden, self.kernel.weight_hh_l0.t())
-        i, f, g, o = gates.chunk(4, dim=1)
+        i, f, g, o = self.recur(inputs, hidden).chunk(4, dim=1)
         cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(cell), cell
 
@@ -154,10 +157,14 @@ class GRUCell(Cell):
         k = self.kernel
         return nn.functional.linear(values, k.weight_ih_l0[:, : values.shape[-1]], k.bias_ih_l0)
 
+    def recur(self, hidden: Tensor) -> Float[Tensor, "rows gates"]:
+        """W_hh h + b_hh."""
+        return nn.functional.linear(hidden, self.kernel.weight_hh_l0, self.kernel.bias_hh_l0)
+
     def step(self, inputs: Float[Tensor, "rows gates"], state: CellState) -> CellState:
         """s_t from s_{t-1} and the mapped input."""
         (hidden,) = state
-        recurrent = nn.functional.linear(hidden, self.kernel.weight_hh_l0, self.kernel.bias_hh_l0)
+        recurrent = self.recur(hidden)
         r_in, z_in, n_in = inputs.chunk(3, dim=1)
         r_rec, z_rec, n_rec = recurrent.chunk(3, dim=1)
         update = torch.sigmoid(z_in + z_rec)

@@ -24,9 +24,14 @@ from itda.training.session import Report, Session, cache_folder, open_session
 Show = Callable[[Session], Callable[[Report], None]]
 
 
-def load(run: str | Path | Sequence[str | Path], device: str = "cpu", *, average: str = "probabilities") -> Seq2Seq:
-    """Open a run folder for generating, scoring and looking inside; a list of runs is opened as one ensemble."""
-    return Seq2Seq.load(run, device, average)
+def load(
+    run: str | Path | Sequence[str | Path], device: str = "cpu", *, average: str = "probabilities", int8: bool = False
+) -> Seq2Seq:
+    """Open a run folder for generating, scoring and looking inside; a list of runs is opened as one ensemble.
+
+    With `int8`, matrices are rounded for quicker products on a CPU.
+    """
+    return Seq2Seq.load(run, device, average, int8)
 
 
 def train(

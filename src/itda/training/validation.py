@@ -33,6 +33,8 @@ def likelihood_metrics(seq2seq: Seq2Seq, batches: Iterator[Batch]) -> dict[str, 
 
 def decoded_metrics(seq2seq: Seq2Seq, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
     """BLEU, chrF and exact match of greedy outputs, without any teacher forcing."""
-    hypotheses = [one.text for one in seq2seq.generate_lazily((src for src, _ in pairs), beam_size=1, diverse_groups=1)]
+    # There is no shortlist before training has ended.
+    greedy = seq2seq.generate_lazily((src for src, _ in pairs), beam_size=1, diverse_groups=1, shortlist="off")
+    hypotheses = [one.text for one in greedy]
     found = {metric.name: metric.score for metric in text_metrics(hypotheses, [tgt for _, tgt in pairs])}
     return {name: found[name] for name in DECODED_METRICS}
