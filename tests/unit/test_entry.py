@@ -133,6 +133,7 @@ KINDS = {
     "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "teacher_forcing": PARALLEL},
     "tokens": {"batch": 40, "batch_unit": "tokens", "accumulate": 1, "updates": 12, "validate_every": 6},
     "transformer": {"model": TRANSFORMER, "updates": 10},
+    "ema": {"ema": 0.95, "average": 2},
     # Validation worsens before the cut: what is known of that decides the learning rate, and when training ends.
     "worsening": {
         "schedule": "plateau",

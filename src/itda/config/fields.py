@@ -230,6 +230,13 @@ class TrainConfig:
     average: int = setting(
         1, "average the weights of this many of the last checkpoints at the end; 1: keep the best one", low=1, high=1000
     )
+    ema: float = setting(
+        0.0,
+        "decay of a moving average of the weights, which is validated, saved and averaged in their place (0.999 looks "
+        "back over 1,000 updates); 0: off",
+        low=0.0,
+        high=0.999999,
+    )
     keep: int = setting(3, "checkpoints kept in the run folder", low=1, high=MOST)
     report_every: int = setting(50, "updates between progress lines where the terminal is not live", low=1, high=MOST)
     teacher_forcing: TeacherForcingConfig = TeacherForcingConfig()

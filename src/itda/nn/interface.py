@@ -7,8 +7,8 @@ sentences (what was encoded), rows (sentence x beam), src and tgt (positions), d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -101,12 +101,14 @@ class Sums:
     """Sums over the real target positions of a batch; dividing is the caller's business.
 
     `nll` is the negative log-likelihood in nats (squared error for vectors), `objective` what training
-    minimises (with label smoothing), `count` the number of positions.
+    minimises (with label smoothing), `count` the number of positions. `parts` names what an objective adds to the
+    likelihood, without its weight, for those who watch.
     """
 
     nll: Float[Tensor, ""]
     objective: Float[Tensor, ""]
     count: Int[Tensor, ""]
+    parts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
 class Encoder(nn.Module, ABC):

@@ -32,7 +32,10 @@ class Update:
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """What an update did. `loss` is the objective and `nll` the likelihood, both a target position, in nats."""
+    """What an update did. `loss` is the objective and `nll` the likelihood, both a target position, in nats.
+
+    `parts` are what an objective adds up besides the likelihood (`Sums.parts`), a target position too.
+    """
 
     step: int
     epoch: int
@@ -44,6 +47,7 @@ class UpdateReport:
     seconds: float
     minutes: float
     progress: float
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class Work:
     device: torch.device
     started: float  # time.monotonic() of the moment that the budget in minutes counts from
     interrupted: Callable[[], bool] = lambda: False
+    follow: Callable[[int], None] = lambda step: None  # who averages the weights looks at them after each update
 
 
 HIGHER_IS_BETTER = {"token_accuracy", "bleu", "chrf", "exact_match"}
@@ -168,11 +173,13 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
     work.model.train()
     work.optimizer.zero_grad(set_to_none=True)
     loss = nll = torch.zeros((), device=work.device)
+    parts: dict[str, torch.Tensor] = {}
     for batch in update.batches:
         with torch.autocast(work.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
             sums = work.objective(work.model, batch.to(work.device), standing.step, used, coins)
         (sums.objective / update.num_targets).backward()
         loss, nll = loss + sums.objective.detach(), nll + sums.nll.detach()
+        parts = {name: parts.get(name, 0.0) + value.detach() for name, value in sums.parts.items()}
     norm = torch.nn.utils.clip_grad_norm_(work.model.parameters(), config.clip_norm or math.inf)
     if not math.isfinite(float(loss) + float(norm)):
         raise ItdaError(
@@ -181,6 +188,7 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
             f"{config.learning_rate:g}) or set train.clip_norm, and begin anew with --overwrite."
         )
     work.optimizer.step()
+    work.follow(standing.step)
     return UpdateReport(
         step=standing.step + 1,
         epoch=standing.epoch,
@@ -192,6 +200,7 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
         seconds=time.monotonic() - began,
         minutes=clock.seconds() / 60,
         progress=used,
+        parts={name: float(value) / update.num_targets for name, value in parts.items()},
     )
 
 

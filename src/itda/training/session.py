@@ -6,11 +6,13 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from itda import config as recipes
 from itda.build import build_model
@@ -29,6 +31,7 @@ from itda.training import checkpoint
 from itda.training.dataset import Dataset, text_dataset, vector_dataset
 from itda.training.loop import HIGHER_IS_BETTER, Standing, UpdateReport, ValidationReport, Work, train
 from itda.training.objective import make_objective
+from itda.training.shadow import Shadow
 from itda.training.validation import DECODED_METRICS, decoded_metrics, likelihood_metrics
 
 Report = UpdateReport | ValidationReport
@@ -51,6 +54,7 @@ class Session:
     notices: list[str] = field(default_factory=list)
     interrupted: Callable[[], bool] = lambda: False
     off_schedule: set[int] = field(default_factory=set)  # checkpoints of interruptions
+    shadow: Shadow | None = None  # train.ema: what is validated and saved in place of the weights
     ended: float = 0.0  # when the loop ended: what follows counts as time too
 
     def reports(self) -> Iterator[Report]:
@@ -68,6 +72,7 @@ class Session:
             device=self.seq2seq.device,
             started=self.started,
             interrupted=self.interrupted,
+            follow=self.shadow.follow if self.shadow else lambda step: None,
         )
         for report in train(work, self.standing):
             kind = "update" if isinstance(report, UpdateReport) else "validation"
@@ -76,7 +81,16 @@ class Session:
         self.ended = time.monotonic()
 
     def validate(self) -> dict[str, float]:
-        """All metrics that the recipe asks for."""
+        """All metrics that the recipe asks for, of the weights that would be kept."""
+        with self._kept_weights():
+            return self.measure()
+
+    def _kept_weights(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """Put the average of the weights in their place, where there is one; the block is given what they were."""
+        return self.shadow.shown() if self.shadow else nullcontext(dict[str, Tensor]())
+
+    def measure(self) -> dict[str, float]:
+        """All metrics that the recipe asks for, of the weights that the model has."""
         metrics = likelihood_metrics(self.seq2seq, self.dataset.validation())
         if self.valid_pairs and self.config.train.metric in DECODED_METRICS:
             metrics |= decoded_metrics(self.seq2seq, self.valid_pairs)
@@ -91,8 +105,10 @@ class Session:
         keep = checkpoint.Keep(
             self.config.train.keep, self.config.train.average, best, frozenset(old | self.off_schedule)
         )
-        model = self.seq2seq.model.state_dict()
-        checkpoint.save(self.run.checkpoints, standing.step, model, self.optimizer, state, keep)
+        with self._kept_weights() as own:
+            state |= {"own_weights": own} if own else {}
+            model = self.seq2seq.model.state_dict()
+            checkpoint.save(self.run.checkpoints, standing.step, model, self.optimizer, state, keep)
         self.run.update(status="training", update=standing.step, best=self.best(), minutes=standing.seconds / 60)
 
     def best(self) -> dict[str, Any]:
@@ -121,7 +137,7 @@ class Session:
             stopped=standing.stopped,
             averaged=last if self.config.train.average > 1 else [standing.best_step or standing.step],
             best=self.best(),
-            final=self.validate(),
+            final=self.measure(),
             minutes=(standing.seconds + time.monotonic() - self.ended) / 60,
         )
 
@@ -163,6 +179,7 @@ class Parts:
     model: EncoderDecoder
     optimizer: torch.optim.Optimizer
     notices: list[str]
+    shadow: Shadow | None = None
     standing: Standing = field(default_factory=Standing)
     metrics_bytes: int = 0
     off_schedule: set[int] = field(default_factory=set)
@@ -181,7 +198,8 @@ def _prepare(run: RunFolder, config: Config, device: torch.device) -> Parts:
     _same_data(run, facts)
     torch.manual_seed(config.train.seed)
     model = build_model(config, *sizes).to(device)
-    parts = Parts(tokenizers, dataset, valid_pairs, facts, model, make_optimizer(config, model), notices)
+    shadow = Shadow(model, config.train.ema) if config.train.ema else None
+    parts = Parts(tokenizers, dataset, valid_pairs, facts, model, make_optimizer(config, model), notices, shadow)
     if run.begun:
         _restore(run, config, parts)
     return parts
@@ -202,7 +220,9 @@ def _restore(run: RunFolder, config: Config, parts: Parts) -> None:
     saved.load_optimizer(parts.optimizer)
     state = dict(saved.state)
     parts.metrics_bytes, parts.off_schedule = state.pop("metrics_bytes"), set(state.pop("off_schedule"))
-    old_budget = state.pop("budget")
+    old_budget, own = state.pop("budget"), state.pop("own_weights", {})
+    if parts.shadow:  # what a checkpoint has for the model's weights are the averaged ones
+        parts.shadow.resume(own)
     parts.standing = Standing(**state)
     if old_budget != budget(config):  # of the checkpoint, not of config.toml: a kill may lie between the two
         parts.standing.stopped = ""
@@ -235,6 +255,7 @@ def _start(run: RunFolder, config: Config, parts: Parts, device: torch.device, s
         started,
         parts.notices,
         off_schedule=parts.off_schedule,
+        shadow=parts.shadow,
     )
 
 
