@@ -1,4 +1,4 @@
-"""The moving average of the weights: its formula, its place in validation and in the run, and nothing of it in training."""
+"""The moving average of the weights: its formula, what is measured and kept, and nothing of it in training."""
 
 from dataclasses import replace
 from pathlib import Path

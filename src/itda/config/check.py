@@ -22,6 +22,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from text_problems(config) if config.data.kind == "text" else vector_problems(config)
     yield from model_problems(config)
     yield from train_problems(config)
+    yield from objective_problems(config)
     yield from decode_problems(config)
 
 
@@ -162,6 +163,35 @@ def train_problems(config: Config) -> Iterator[str]:
             f"train.teacher_forcing.final_ratio is {forcing.final_ratio:g}, above ratio {forcing.ratio:g}; "
             "a schedule falls from ratio to final_ratio"
         )
+
+
+def objective_problems(config: Config) -> Iterator[str]:
+    """Check what is optimised: what it needs, and that no two objectives each want the pass over the target."""
+    train, model = config.train, config.model
+    guided, forced = train.guided_alignment.weight > 0, (train.teacher_forcing.ratio, train.teacher_forcing.schedule)
+    asked = {
+        "train.guided_alignment.weight": guided,
+        "train.r_drop": train.r_drop > 0,
+        "train.teacher_forcing": forced != (1.0, "constant"),
+    }
+    together = [name for name, on in asked.items() if on]
+    if len(together) > 1:
+        yield f"{together[0]} and {together[1]} are both on, and each reads the target in a way of its own; choose one"
+    if config.data.kind == "vectors":
+        for name, on in (*list(asked.items())[:2], ("train.objective", train.objective == "minimum_risk")):
+            if on:
+                yield f'{name} is for text, and data.kind is "vectors"; leave it at its default'
+        if config.data.alignments:
+            yield 'data.alignments is for text, and data.kind is "vectors"; remove it'
+    if guided and not config.data.alignments:
+        yield "train.guided_alignment needs alignments; name their file: data.alignments = FILE, or set its weight to 0"
+    if guided and model.decoder.kind == "plain":
+        yield (
+            'train.guided_alignment teaches attention, and model.decoder.kind = "plain" has none; '
+            "set its weight to 0, or choose another decoder"
+        )
+    if train.r_drop and not (model.dropout or model.transformer.attention_dropout):
+        yield "train.r_drop compares two passes with dropout, and model.dropout is 0; raise it, or set r_drop = 0"
 
 
 def decode_problems(config: Config) -> Iterator[str]:

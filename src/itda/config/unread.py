@@ -44,6 +44,7 @@ TABLE = (
     of("model.attention", "num_heads", "model.attention.kind", "multihead"),
     of("model.attention", "dim", "model.attention.kind", "additive", "concat", "multihead"),
     of("model.transformer", "max_length", "model.transformer.positions", "learned"),
+    of("train.minimum_risk", "metric samples reference sharpness likelihood", "train.objective", "minimum_risk"),
     of("train", "final_scale", "train.schedule", "cosine"),
     of("train", "plateau_factor plateau_patience", "train.schedule", "plateau"),
     of("train", "metric_sentences", "train.metric", "bleu", "chrf", "exact_match"),
@@ -87,6 +88,12 @@ def several(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     always = forcing.schedule == "constant" and forcing.ratio == 1
     coins = tuple(f"train.teacher_forcing.{name}" for name in ("granularity", "form"))
     yield coins, "train.teacher_forcing.ratio = 1, so no coin is tossed" if always else ""
+    aligned, guided = config.data.alignments, config.train.guided_alignment.weight
+    yield ("data.alignment_unit",), "" if aligned else "data.alignments is empty"
+    yield ("data.alignments",), "" if guided or not aligned else "train.guided_alignment.weight = 0"
+    silent = config.train.objective == "minimum_risk" and config.train.minimum_risk.likelihood == 0
+    beside = ("train.guided_alignment.weight", "train.r_drop", "train.label_smoothing")
+    yield beside, "train.minimum_risk.likelihood = 0, and it belongs to the likelihood" if silent else ""
     made = any(name.startswith("make:") for name in (config.data.train, config.data.valid, config.data.test))
     yield ("data.seed", "data.pairs"), "" if made else "no corpus of this recipe is generated"
 

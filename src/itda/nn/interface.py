@@ -165,3 +165,11 @@ class Head(nn.Module, ABC):
     ) -> Float[Tensor, "rows tgt vocab"]:
         """Normalised log-probabilities, over `candidates` only where they are given; only for discrete heads."""
         raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")
+
+    def token_nll(self, decoded: Decoded, target: Side, memory: Memory) -> Float[Tensor, "rows tgt"]:
+        """The nll of each target position (0 on padding), with gradients; only for discrete heads."""
+        raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")
+
+    def paired_loss(self, first: Decoded, second: Decoded, target: Side, strength: float) -> Sums:
+        """The mean loss of two passes, and what keeps them together (R-Drop); only for discrete heads."""
+        raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")

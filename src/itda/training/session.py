@@ -59,12 +59,12 @@ class Session:
 
     def reports(self) -> Iterator[Report]:
         """Run the loop; every report is in metrics.jsonl before it is handed on."""
-        config = self.config.train
+        config, tokenizers = self.config.train, self.seq2seq.tokenizers
         work = Work(
             config=config,
             model=self.seq2seq.model,
             optimizer=self.optimizer,
-            objective=make_objective(config),
+            objective=make_objective(config, self.config.decode, tokenizers.tgt if tokenizers else None),
             epoch_updates=self.dataset.update,
             updates_in=functools.cache(self.dataset.plan.updates_per_epoch),
             validate=self.validate,
