@@ -185,6 +185,16 @@ def objective_problems(config: Config) -> Iterator[str]:
             yield 'data.alignments is for text, and data.kind is "vectors"; remove it'
     if guided and not config.data.alignments:
         yield "train.guided_alignment needs alignments; name their file: data.alignments = FILE, or set its weight to 0"
+    if config.data.alignments.startswith("make:") and config.data.alignment_unit != "characters":
+        yield (
+            f"data.alignments is {config.data.alignments}, whose links count characters; set data.alignment_unit = "
+            '"characters"'
+        )
+    if config.data.alignment_unit == "tokens" and config.data.alignments and config.tokenizer.sampling:
+        yield (
+            'data.alignment_unit = "tokens" counts tokens that tokenizer.sampling cuts anew each time; count words, or '
+            "set sampling = 0"
+        )
     if guided and model.decoder.kind == "plain":
         yield (
             'train.guided_alignment teaches attention, and model.decoder.kind = "plain" has none; '

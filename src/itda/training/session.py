@@ -19,6 +19,7 @@ from itda.build import build_model
 from itda.config import Config
 from itda.data.catalog import locate
 from itda.data.corpus import read_pairs
+from itda.data.links import find_alignments
 from itda.data.plan import Plan, plan_for
 from itda.data.store import Store, build_store
 from itda.data.vectors import VectorPairs, load_vectors
@@ -316,7 +317,9 @@ def _text(
         pairs = lambda: ((pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap))  # noqa: E731
         tokenizers = train_tokenizers(config.tokenizer, pairs, config.train.seed)
         notices += tokenizers.notices
-    store = build_store(files, tokenizers, data, cache_folder() / "stores")
+    # Alignments that nothing reads are not carried along.
+    alignments = find_alignments(data) if config.train.guided_alignment.weight else None
+    store = build_store(files, tokenizers, data, cache_folder() / "stores", alignments=alignments)
     notices += _notices_of(data.train, store)
     facts = {"train": _facts_of(data.train, store)}
     valid, valid_pairs = None, []
@@ -332,7 +335,7 @@ def _text(
         store, tokenizers, config.train.batch, config.train.batch_unit, config.train.accumulate, config.train.seed
     )
     facts["train"]["padding"] = plan.padding()
-    return tokenizers, text_dataset(store, valid, plan), valid_pairs, {"data": facts}
+    return tokenizers, text_dataset(store, valid, plan, tokenizers), valid_pairs, {"data": facts}
 
 
 def _notices_of(name: str, store: Store) -> list[str]:
