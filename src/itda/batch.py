@@ -51,12 +51,16 @@ Side = Tokens | Vectors
 
 @dataclass(frozen=True)
 class Batch:
-    """Source, shifted target, target; `index` holds the pair numbers in the store, row by row."""
+    """Source, shifted target, target; `index` holds the pair numbers in the store, row by row.
+
+    `alignment` says where each target position comes from, where that is known: a row sums to 1, or to 0.
+    """
 
     src: Side
     tgt_in: Side
     tgt_out: Side
     index: tuple[int, ...] = ()
+    alignment: Float[Tensor, "batch tgt src"] | None = None
 
     @property
     def num_targets(self) -> int:
@@ -67,7 +71,8 @@ class Batch:
         """Move all sides to `device`."""
         if self.src.mask.device == torch.device(device):
             return self
-        return Batch(self.src.to(device), self.tgt_in.to(device), self.tgt_out.to(device), self.index)
+        alignment = None if self.alignment is None else self.alignment.to(device)
+        return Batch(self.src.to(device), self.tgt_in.to(device), self.tgt_out.to(device), self.index, alignment)
 
 
 def pad_tokens(sentences: Sequence[Sequence[int]]) -> Tokens:

@@ -169,6 +169,7 @@ def test_whole_numbers_are_numbers() -> None:
         ('model.encoder.kind = "convolution"\nmodel.decoder.bridge = "copy"', "of a recurrent encoder"),
         ('model.decoder = {kind = "ssru", dim = 30}', "num_heads = 4 heads share it"),
         ('model.attention = {kind = "multihead", dim = 30}', "model.attention.num_heads = 4 heads share it"),
+        ('data.target_factors = "case"\ntrain.r_drop = 1', "train.r_drop knows words only"),
         ("model.feature_dim = 512", 'set model.tie = "none"'),
         ('model.attention = {kind = "location", kernel_width = 4}', "it must be odd, such as 5"),
         ('model.decoder = {kind = "plain", bridge = "zero"}', "sees of the source"),
@@ -192,6 +193,25 @@ def test_whole_numbers_are_numbers() -> None:
             'train.teacher_forcing = {ratio = 0.5, final_ratio = 0.9, schedule = "linear"}',
             "train.teacher_forcing.final_ratio is 0.9, above ratio 0.5",
         ),
+        ("train.guided_alignment.weight = 0.1", "data.alignments = FILE"),
+        (
+            'data.alignments = "a"\ntrain.guided_alignment.weight = 0.1\nmodel.decoder.kind = "plain"',
+            "train.guided_alignment teaches attention",
+        ),
+        (
+            'data.alignments = "a"\ntrain.guided_alignment.weight = 0.1\ntrain.r_drop = 1',
+            "train.guided_alignment.weight and train.r_drop are both on",
+        ),
+        ("train.r_drop = 1\ntrain.teacher_forcing.ratio = 0.5", "train.r_drop and train.teacher_forcing are both on"),
+        ('data.alignments = "make:dates"', "whose links count characters"),
+        (
+            'data.alignments = "a"\ndata.alignment_unit = "tokens"\ntokenizer.sampling = 0.1',
+            'data.alignment_unit = "tokens"',
+        ),
+        ("train.r_drop = 1\nmodel.dropout = 0", "model.dropout is 0"),
+        ('data.kind = "vectors"\ntrain.r_drop = 1', "train.r_drop is for text"),
+        ('data.kind = "vectors"\ntrain.objective = "minimum_risk"', "train.objective is for text"),
+        ('data.kind = "vectors"\ndata.alignments = "a"', "data.alignments is for text"),
         ("decode.diverse_groups = 2", "the groups share the beam evenly"),
         ('model.decoder.kind = "plain"\ndecode.coverage_penalty = 0.2', "decode.coverage_penalty reads attention"),
     ],
@@ -268,6 +288,12 @@ def test_every_setting_without_a_reader_is_named_and_a_read_one_is_not() -> None
         "data.factor_separator=/": "data.source_factors=case",
         "train.factor_weight=2": "data.source_factors=case",
         "decode.diversity=2": "",
+        "data.alignments=a": "",
+        "data.alignment_unit=tokens": "data.alignments=",
+        "train.minimum_risk.samples=3": "",
+        "train.minimum_risk.sharpness=1": "train.objective=likelihood",
+        "train.r_drop=2": "train.objective=minimum_risk",
+        "train.label_smoothing=0.2": "train.objective=minimum_risk",
     }
     read = {
         "attention.dim=64": "attention.kind=concat",
@@ -280,6 +306,10 @@ def test_every_setting_without_a_reader_is_named_and_a_read_one_is_not() -> None
         "decode.diversity=2": "decode.diverse_groups=5",
         "data.factor_separator=/": "data.source_factors=case, pos:4",
         "train.factor_weight=2": "data.target_factors=case",
+        "data.alignment_unit=tokens": "data.alignments=a",
+        "train.minimum_risk.samples=3": "train.objective=minimum_risk",
+        "train.r_drop=2": "",
+        "train.label_smoothing=0.2": "",
     }
     for table, count in ((silent, 1), (read, 0)):
         for assignment, setup in table.items():

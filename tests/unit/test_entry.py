@@ -21,6 +21,7 @@ from itda.config import (
     DataConfig,
     DecoderConfig,
     EncoderConfig,
+    MinimumRiskConfig,
     ModelConfig,
     TeacherForcingConfig,
     TokenizerConfig,
@@ -133,6 +134,14 @@ KINDS = {
     "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "teacher_forcing": PARALLEL},
     "tokens": {"batch": 40, "batch_unit": "tokens", "accumulate": 1, "updates": 12, "validate_every": 6},
     "transformer": {"model": TRANSFORMER, "updates": 10},
+    "ema": {"ema": 0.95, "average": 2},
+    "r_drop": {"r_drop": 2.0, "teacher_forcing": TeacherForcingConfig(), "updates": 6, "validate_every": 3},
+    "risk": {
+        "objective": "minimum_risk",
+        "minimum_risk": MinimumRiskConfig(samples=3, metric="rouge_l", likelihood=0.5),
+        "updates": 6,
+        "validate_every": 3,
+    },
     # Validation worsens before the cut: what is known of that decides the learning rate, and when training ends.
     "worsening": {
         "schedule": "plateau",

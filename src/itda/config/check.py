@@ -23,6 +23,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from text_problems(config) if config.data.kind == "text" else vector_problems(config)
     yield from model_problems(config)
     yield from train_problems(config)
+    yield from objective_problems(config)
     yield from decode_problems(config)
 
 
@@ -196,12 +197,55 @@ def train_problems(config: Config) -> Iterator[str]:
         yield "train.learning_rate is 0, and nothing would be learned; 0.001 is a usual value"
     if train.schedule == "inverse-sqrt" and not train.warmup:
         yield 'train.schedule = "inverse-sqrt" falls from the end of the warm-up; set train.warmup to 1 or more'
+    words_only = {"train.r_drop": train.r_drop, 'train.objective = "minimum_risk"': train.objective == "minimum_risk"}
+    for what, asked in words_only.items() if config.data.target_factors.strip() else ():
+        if asked:
+            yield f"{what} knows words only, and data.target_factors is set; remove one of the two"
     forcing = train.teacher_forcing
     if forcing.schedule != "constant" and forcing.final_ratio > forcing.ratio:
         yield (
             f"train.teacher_forcing.final_ratio is {forcing.final_ratio:g}, above ratio {forcing.ratio:g}; "
             "a schedule falls from ratio to final_ratio"
         )
+
+
+def objective_problems(config: Config) -> Iterator[str]:
+    """Check what is optimised: what it needs, and that no two objectives each want the pass over the target."""
+    train, model = config.train, config.model
+    guided, forced = train.guided_alignment.weight > 0, (train.teacher_forcing.ratio, train.teacher_forcing.schedule)
+    asked = {
+        "train.guided_alignment.weight": guided,
+        "train.r_drop": train.r_drop > 0,
+        "train.teacher_forcing": forced != (1.0, "constant"),
+    }
+    together = [name for name, on in asked.items() if on]
+    if len(together) > 1:
+        yield f"{together[0]} and {together[1]} are both on, and each reads the target in a way of its own; choose one"
+    if config.data.kind == "vectors":
+        for name, on in (*list(asked.items())[:2], ("train.objective", train.objective == "minimum_risk")):
+            if on:
+                yield f'{name} is for text, and data.kind is "vectors"; leave it at its default'
+        if config.data.alignments:
+            yield 'data.alignments is for text, and data.kind is "vectors"; remove it'
+    if guided and not config.data.alignments:
+        yield "train.guided_alignment needs alignments; name their file: data.alignments = FILE, or set its weight to 0"
+    if config.data.alignments.startswith("make:") and config.data.alignment_unit != "characters":
+        yield (
+            f"data.alignments is {config.data.alignments}, whose links count characters; set data.alignment_unit = "
+            '"characters"'
+        )
+    if config.data.alignment_unit == "tokens" and config.data.alignments and config.tokenizer.sampling:
+        yield (
+            'data.alignment_unit = "tokens" counts tokens that tokenizer.sampling cuts anew each time; count words, or '
+            "set sampling = 0"
+        )
+    if guided and model.decoder.kind == "plain":
+        yield (
+            'train.guided_alignment teaches attention, and model.decoder.kind = "plain" has none; '
+            "set its weight to 0, or choose another decoder"
+        )
+    if train.r_drop and not (model.dropout or model.transformer.attention_dropout):
+        yield "train.r_drop compares two passes with dropout, and model.dropout is 0; raise it, or set r_drop = 0"
 
 
 def decode_problems(config: Config) -> Iterator[str]:

@@ -33,6 +33,16 @@ class DataConfig:
     valid: str = setting("", "validation pairs, named in the same way; empty: none")
     test: str = setting("", "test pairs, named in the same way: what `itda evaluate RUN` measures on; never trained on")
     swap: bool = setting(False, "read the second column as source and the first as target")
+    alignments: str = setting(
+        "",
+        "word alignments of the training pairs: a Pharaoh file (i-j: column one - column two, from 0), a line a pair, "
+        "or make:GENERATOR; empty: none",
+    )
+    alignment_unit: str = setting(
+        "words",
+        "what i and j count: words between white space, characters, or the tokenizer's own tokens",
+        choices=("words", "characters", "tokens"),
+    )
     max_src_length: int = setting(
         200, "longest source in tokens; a longer pair is skipped in training and counted", low=1, high=100_000
     )
@@ -231,6 +241,33 @@ class TeacherForcingConfig:
 
 
 @dataclass(frozen=True)
+class GuidedAlignmentConfig:
+    """Attention is taught by the alignments of data.alignments."""
+
+    weight: float = setting(
+        0.0,
+        "weight of the cross-entropy between alignment and attention, beside the likelihood; 0: off",
+        low=0.0,
+        high=1000.0,
+    )
+
+
+@dataclass(frozen=True)
+class MinimumRiskConfig:
+    """The expected loss of what the model samples, for train.objective = minimum_risk."""
+
+    metric: str = setting("bleu", "the risk is 1 - this, sentence by sentence", choices=("bleu", "chrf", "rouge_l"))
+    samples: int = setting(16, "samples of each sentence, of which equal ones count once", low=1, high=1000)
+    reference: bool = setting(True, "let the reference be a candidate too")
+    sharpness: float = setting(
+        0.005, "exponent on the probabilities of the candidates; 1: as they are", low=1e-6, high=100.0
+    )
+    likelihood: float = setting(
+        0.0, "share of the likelihood in the objective; the rest is the risk", low=0.0, high=0.999
+    )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Optimisation, budget, validation."""
 
@@ -247,6 +284,11 @@ class TrainConfig:
         choices=("sentences", "tokens"),
     )
     accumulate: int = setting(1, "micro-batches an update", low=1, high=100_000)
+    objective: str = setting(
+        "likelihood",
+        "likelihood, or minimum_risk: the expected risk of samples, for a model that has learned by likelihood",
+        choices=("likelihood", "minimum_risk"),
+    )
     optimizer: str = setting("adam", "optimizer", choices=("adam", "adamw"))
     learning_rate: float = setting(0.002, "peak learning rate", low=0.0, high=1000.0)
     beta1: float = setting(0.9, "Adam's first moment decay", low=0.0, high=0.9999)
@@ -265,6 +307,12 @@ class TrainConfig:
     factor_weight: float = setting(
         1.0, "weight of the loss of data.target_factors beside that of the words", low=0.0, high=1000.0
     )
+    r_drop: float = setting(
+        0.0,
+        "weight of the divergence of two passes with different dropout (R-Drop's alpha); 0: off",
+        low=0.0,
+        high=1000.0,
+    )
     clip_norm: float = setting(1.0, "gradient norm is clipped at this; 0: off", low=0.0, high=1e9)
     autocast: str = setting("off", "mixed precision", choices=("off", "bfloat16"))
     validate_every: int = setting(500, "updates between validations, each with a checkpoint", low=1, high=MOST)
@@ -280,9 +328,18 @@ class TrainConfig:
     average: int = setting(
         1, "average the weights of this many of the last checkpoints at the end; 1: keep the best one", low=1, high=1000
     )
+    ema: float = setting(
+        0.0,
+        "decay of a moving average of the weights, which is validated, saved and averaged in their place (0.999 looks "
+        "back over 1,000 updates); 0: off",
+        low=0.0,
+        high=0.999999,
+    )
     keep: int = setting(3, "checkpoints kept in the run folder", low=1, high=MOST)
     report_every: int = setting(50, "updates between progress lines where the terminal is not live", low=1, high=MOST)
     teacher_forcing: TeacherForcingConfig = TeacherForcingConfig()
+    guided_alignment: GuidedAlignmentConfig = GuidedAlignmentConfig()
+    minimum_risk: MinimumRiskConfig = MinimumRiskConfig()
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ TABLE = (
     of("model.attention", "filters kernel_width", "model.attention.kind", "location"),
     of("model.attention", "dim", "model.attention.kind", "additive", "concat", "multihead", "location", "coverage"),
     of("model.transformer", "max_length", "model.transformer.positions", "learned"),
+    of("train.minimum_risk", "metric samples reference sharpness likelihood", "train.objective", "minimum_risk"),
     of("train", "final_scale", "train.schedule", "cosine"),
     of("train", "plateau_factor plateau_patience", "train.schedule", "plateau"),
     of("train", "metric_sentences", "train.metric", "bleu", "chrf", "exact_match"),
@@ -107,6 +108,12 @@ def several(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     own = any(factor.partition(":")[0] not in AUTOMATIC for factor in factors)
     yield ("data.factor_separator",), "" if own else "no factor stands in the text"
     yield ("train.factor_weight",), "" if data.target_factors.strip() else "data.target_factors is empty"
+    aligned, guided = config.data.alignments, config.train.guided_alignment.weight
+    yield ("data.alignment_unit",), "" if aligned else "data.alignments is empty"
+    yield ("data.alignments",), "" if guided or not aligned else "train.guided_alignment.weight = 0"
+    silent = config.train.objective == "minimum_risk" and config.train.minimum_risk.likelihood == 0
+    beside = ("train.guided_alignment.weight", "train.r_drop", "train.label_smoothing")
+    yield beside, "train.minimum_risk.likelihood = 0, and it belongs to the likelihood" if silent else ""
     made = any("make:" in name for name in (config.data.train, config.data.valid, config.data.test))
     yield ("data.seed", "data.pairs"), "" if made else "no corpus of this recipe is generated"
 

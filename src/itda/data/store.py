@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from itda.config import DataConfig
 from itda.data.corpus import CorpusFiles, ReadReport, input_hashes, read_pairs
+from itda.data.links import Alignments, LinkReader, Links
 from itda.data.store_files import (
     FLUSH_PAIRS,
     FORMAT,
@@ -62,6 +63,9 @@ class Store:
         self._ids_ends = Mapped(folder / "ids_ends.bin", "<i8")
         self._lengths = Mapped(folder / "lengths.bin", "<i4")
         self._lines = Mapped(folder / "lines.bin", "<i8")
+        self.aligned = "links.bin" in manifest["sizes"]
+        names = (("links.bin", "<i4"), ("links_ends.bin", "<i8")) if self.aligned else ()
+        self._links = [Mapped(folder / name, dtype) for name, dtype in names]
 
     def verify(self) -> None:
         """Read all files once and compare their checksums; an altered file is a `DamagedFileError`."""
@@ -95,6 +99,12 @@ class Store:
         """Give (pairs, 2) numbers of source and target ids, bos and eos not counted; memory-mapped."""
         return self._lengths.array.reshape(-1, 2)
 
+    def links(self, number: int) -> Links:
+        """Give the links of a pair, (source token, target token), where the corpus is aligned."""
+        links, ends = (mapped.array for mapped in self._links)
+        start = int(ends[number - 1]) if number else 0
+        return links.reshape(-1, 2)[start : int(ends[number])]
+
     def encoded(self, numbers: Iterable[int]) -> tuple[list[list[int]], list[list[int]]]:
         """Give sources and targets of some pairs as lists of ids: what `token_batch` takes."""
         chosen = list(numbers)
@@ -102,7 +112,8 @@ class Store:
 
     def release(self) -> None:
         """Give memory back to the system; arrays of this store stay valid and are read again when looked at."""
-        for mapped in (self._text, self._text_ends, self._ids, self._ids_ends, self._lengths, self._lines):
+        parts = (self._text, self._text_ends, self._ids, self._ids_ends, self._lengths, self._lines, *self._links)
+        for mapped in parts:
             mapped.release()
 
     def _slice(self, mapped: Mapped, ends: Mapped, part: int) -> npt.NDArray[Any]:
@@ -120,17 +131,22 @@ def build_store(
     progress: Progress | None = None,
     *,
     training: bool = True,
+    alignments: Alignments | None = None,
 ) -> Store:
     """Open the store of a corpus under `folder`, building it first unless one with the same hash lies there.
 
-    For training, pairs over max_src_length or max_tgt_length are skipped and counted; otherwise all are kept.
+    For training, pairs over max_src_length or max_tgt_length are skipped and counted; otherwise all are kept. With
+    `alignments`, each pair keeps its links.
     A store that lies there is read once and held against its checksums; where they differ it is built anew, and its
     `rebuilt` says why. Raises UserError for bad data and MachineError where the folder cannot be written; then
     nothing is left behind.
     """
     inputs = input_hashes(files)
     limits = (config.max_src_length, config.max_tgt_length) if training else None
-    asked = [FORMAT, list(inputs.values()), files.reading, tokenizers.fingerprint(), config.swap, limits]
+    asked: list[Any] = [FORMAT, list(inputs.values()), files.reading, tokenizers.fingerprint(), config.swap, limits]
+    if alignments:
+        hashes = {f"{name} (alignments)": found for name, found in input_hashes(alignments.files).items()}
+        inputs, asked = inputs | hashes, [*asked, list(hashes.values()), alignments.files.kind, alignments.unit]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     final = folder / key[:20]
     damage = ""
@@ -146,7 +162,8 @@ def build_store(
     try:
         building.mkdir(parents=True)
         _sweep(folder)
-        report = _write(files, tokenizers, config, limits, building, progress)
+        links = LinkReader(alignments, tokenizers) if alignments else None
+        report = _write(files, tokenizers, config, limits, building, progress, links)
         content = {"format": FORMAT, "key": key, "inputs": inputs, "licence": list(files.licence)}
         write_manifest(building, content | report)
         _rename(building, final)
@@ -186,10 +203,11 @@ def _write(
     limits: tuple[int, int] | None,
     folder: Path,
     progress: Progress | None,
+    links: LinkReader | None,
 ) -> dict[str, Any]:
     report, src, tgt = ReadReport(), tokenizers.src, tokenizers.tgt
     dtype = id_dtype(max(src.vocab_size, tgt.vocab_size))
-    with Writer(folder, dtype) as writer:
+    with Writer(folder, dtype, links is not None) as writer:
         for pair in read_pairs(files, swap=config.swap, report=report):
             try:
                 texts = src.normalize(pair.src), tgt.normalize(pair.tgt)
@@ -200,7 +218,10 @@ def _write(
                 report.pairs -= 1
                 report.skip(reason, pair.number)
                 continue
-            writer.add(pair.number, zip(texts, ids, strict=True))
+            found = links.links(pair, ids) if links else None
+            if links and found is None:
+                report.notice("links left out, since normalisation changes what they count", pair.number)
+            writer.add(pair.number, zip(texts, ids, strict=True), found)
             if progress and writer.pairs % FLUSH_PAIRS == 0:
                 progress(writer.pairs)
         if not writer.pairs:
@@ -208,6 +229,12 @@ def _write(
                 f"{files} has no pair within data.max_src_length = {config.max_src_length} and data.max_tgt_length = "
                 f"{config.max_tgt_length} tokens ({'; '.join(report.messages())}); raise these limits."
             )
+        if links:
+            links.finish(report.lines)
+            if not writer.links:
+                raise UserError(
+                    f"{links.alignments.files} has no link for any pair of {files}; give some, or none at all."
+                )
         written = writer.finish()
     if progress:
         progress(writer.pairs)

@@ -1,7 +1,9 @@
 """The files of a store: how they are written, mapped and checked.
 
 `text.bin` and `ids.bin` hold source, target, source, target, ...; `text_ends.bin` and `ids_ends.bin` say where each
-of them ends, `lengths.bin` how many ids each has, `lines.bin` which line of the corpus a pair stands on.
+of them ends, `lengths.bin` how many ids each has, `lines.bin` which line of the corpus a pair stands on. Where the
+corpus is aligned, `links.bin` holds the links of each pair, (source token, target token), and `links_ends.bin` where
+they end.
 """
 
 from __future__ import annotations
@@ -52,10 +54,11 @@ class Mapped:
 class Writer:
     """The growing files of a store; a few thousand pairs are held at a time."""
 
-    def __init__(self, folder: Path, dtype: str) -> None:
-        self.pairs, self._folder, self._dtype = 0, folder, dtype
+    def __init__(self, folder: Path, dtype: str, aligned: bool = False) -> None:
+        self.pairs, self.links, self._folder, self._dtype, self._aligned = 0, 0, folder, dtype, aligned
         self._stack = ExitStack()
-        names = ("text.bin", "text_ends.bin", "ids.bin", "ids_ends.bin", "lengths.bin", "lines.bin")
+        names: tuple[str, ...] = ("text.bin", "text_ends.bin", "ids.bin", "ids_ends.bin", "lengths.bin", "lines.bin")
+        names += ("links.bin", "links_ends.bin") if aligned else ()
         self._files = {name: self._stack.enter_context((folder / name).open("wb")) for name in names}
         self._hashes = {name: hashlib.sha256() for name in names}
         self._text_end = self._ids_end = 0
@@ -65,6 +68,8 @@ class Writer:
         self._text: list[bytes] = []
         self._ids, self._lines = array("Q"), array("q")
         self._text_lengths, self._ids_lengths = array("q"), array("q")
+        self._links: list[bytes] = []
+        self._links_ends = array("q")
 
     def __enter__(self) -> Writer:
         return self
@@ -72,8 +77,10 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def add(self, line: int, sides: Iterable[tuple[str, list[int]]]) -> None:
-        """Take a pair: the normalised text and the ids of its source and its target."""
+    def add(
+        self, line: int, sides: Iterable[tuple[str, list[int]]], links: npt.NDArray[np.int32] | None = None
+    ) -> None:
+        """Take a pair: the normalised text and the ids of its source and its target, and its links."""
         for text, ids in sides:
             data = text.encode("utf-8")
             self._text.append(data)
@@ -82,6 +89,10 @@ class Writer:
             self._ids_lengths.append(len(ids))
         self._lines.append(line)
         self.pairs += 1
+        if links is not None:
+            self.links += len(links)
+            self._links.append(links.astype("<i4").tobytes())
+        self._links_ends.append(self.links)
         if len(self._lines) >= FLUSH_PAIRS or len(self._ids) > 1 << 22:
             self.flush()
 
@@ -95,6 +106,9 @@ class Writer:
         self._write("ids_ends.bin", ids_ends.tobytes())
         self._write("lengths.bin", np.array(self._ids_lengths, dtype="<i4").tobytes())
         self._write("lines.bin", np.array(self._lines, dtype="<i8").tobytes())
+        if self._aligned:
+            self._write("links.bin", b"".join(self._links))
+            self._write("links_ends.bin", np.array(self._links_ends, dtype="<i8").tobytes())
         if self._lines:
             self._text_end, self._ids_end = int(text_ends[-1]), int(ids_ends[-1])
         self._clear()

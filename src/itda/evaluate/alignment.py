@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from itda.data.links import parse_links
 from itda.errors import UserError
 
 Link = tuple[int, int]
@@ -54,14 +55,7 @@ class Gold:
     @classmethod
     def parse(cls, line: str, src_length: int, tgt_length: int) -> Gold:
         """Read a Pharaoh line: `i-j` sure, `i?j` (or `ipj`) possible, counting from 0."""
-        sure: set[Link] = set()
-        possible: set[Link] = set()
-        for field in line.split():
-            mark = next((mark for mark in "-?p" if mark in field), "")
-            i, found, j = field.partition(mark) if mark else (field, "", "")
-            if not (found and i.isdecimal() and j.isdecimal()):
-                raise UserError(f"alignment link '{field}' is not understood; write i-j (sure) or i?j (possible).")
-            (sure if mark == "-" else possible).add((int(i), int(j)))
+        sure, possible = parse_links(line)
         return cls(frozenset(sure), frozenset(possible), src_length, tgt_length)
 
     def to_tokens(self, src_spans: Sequence[Span], tgt_spans: Sequence[Span]) -> Gold:

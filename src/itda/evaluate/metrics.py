@@ -125,7 +125,7 @@ def text_metrics(
     """
     check_counts(hypotheses=hypotheses, references=references)
     builders: dict[str, Callable[[], Metric]] = {
-        "bleu": lambda: _sacrebleu_metric("bleu", _bleu(tokenize, script_of(references)), hypotheses, references),
+        "bleu": lambda: _sacrebleu_metric("bleu", _bleu(tokenize, references), hypotheses, references),
         "chrf": lambda: _sacrebleu_metric("chrf", CHRF(), hypotheses, references),
         "ter": lambda: _sacrebleu_metric("ter", _ter(script_of(references)), hypotheses, references),
         "exact_match": lambda: _exact_match(hypotheses, references),
@@ -176,8 +176,13 @@ def _sacrebleu_metric(name: str, scorer: Any, hypotheses: Sequence[str], referen
     )
 
 
-def _bleu(tokenize: str | None, script: str) -> BLEU:
-    chosen = _TOKENIZER_OF_SCRIPT.get(script, "13a") if tokenize is None else tokenize
+def bleu_tokenizer(references: Sequence[str]) -> str:
+    """Name the tokenizer that BLEU uses for such references where none is asked for."""
+    return _TOKENIZER_OF_SCRIPT.get(script_of(references), "13a")
+
+
+def _bleu(tokenize: str | None, references: Sequence[str]) -> BLEU:
+    chosen = bleu_tokenizer(references) if tokenize is None else tokenize
     if chosen not in BLEU_TOKENIZERS:
         raise UserError(
             f"unknown BLEU tokenizer {chosen!r}; allowed: {', '.join(BLEU_TOKENIZERS)}; choose among these."

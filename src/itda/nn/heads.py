@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from itda.batch import BOS, PAD, Side, Tokens, Vectors
 from itda.nn.fused.loss import CHUNK, linear_cross_entropy
+from itda.nn.fused.paired_loss import paired_cross_entropy
 from itda.nn.fused.squared_error import linear_squared_error
+from itda.nn.fused.token_loss import linear_token_nll
 from itda.nn.interface import Decoded, Head, Memory, Narrow, Narrowing, Sums
 from itda.nn.rest import Rest
 from itda.nn.screen import Screen
@@ -61,6 +63,22 @@ class SoftmaxHead(Head):
     ) -> Float[Tensor, "rows tgt vocab"]:
         """Log-probabilities, normalised over `candidates` only where they are given."""
         return self._log_softmax(decoded.features, candidates)
+
+    def token_nll(self, decoded: Decoded, target: Side, memory: Memory) -> Float[Tensor, "rows tgt"]:
+        """-log p of each target token, with gradients; 0 on padding."""
+        assert isinstance(target, Tokens), "a softmax head needs token targets"
+        features, ids = decoded.features[target.mask], target.ids[target.mask]
+        nll = linear_token_nll(features, self.weight, self.bias + self.never, ids)
+        return torch.zeros(target.ids.shape, dtype=nll.dtype, device=nll.device).masked_scatter(target.mask, nll)
+
+    def paired_loss(self, first: Decoded, second: Decoded, target: Side, strength: float) -> Sums:
+        """The mean cross-entropy of two passes and their divergence, in chunks."""
+        assert isinstance(target, Tokens), "a softmax head needs token targets"
+        nll, objective, apart = paired_cross_entropy(
+            first.features[target.mask], second.features[target.mask], self.weight, self.bias + self.never,
+            target.ids[target.mask], self.label_smoothing, strength,
+        )  # fmt: skip
+        return Sums(nll, objective, target.mask.sum(), {"divergence": apart})
 
     def narrow(self, shared: Int[Tensor, " shared"]) -> Narrowing:
         """Gather the shared rows of W, and measure the others, once for many searches."""

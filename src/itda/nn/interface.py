@@ -7,8 +7,8 @@ sentences (what was encoded), rows (sentence x beam), src and tgt (positions), d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -102,12 +102,14 @@ class Sums:
     """Sums over the real target positions of a batch; dividing is the caller's business.
 
     `nll` is the negative log-likelihood in nats (squared error for vectors), `objective` what training
-    minimises (with label smoothing), `count` the number of positions.
+    minimises (with label smoothing), `count` the number of positions. `parts` names what an objective adds to the
+    likelihood, without its weight, for those who watch.
     """
 
     nll: Float[Tensor, ""]
     objective: Float[Tensor, ""]
     count: Int[Tensor, ""]
+    parts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
 class Encoder(nn.Module, ABC):
@@ -181,6 +183,14 @@ class Head(nn.Module, ABC):
     def factors(self, decoded: Decoded, words: Int[Tensor, "rows tgt"]) -> list[Float[Tensor, "rows tgt values"]]:
         """For each target factor the log-probabilities of its values, given the word at each position."""
         return []
+
+    def token_nll(self, decoded: Decoded, target: Side, memory: Memory) -> Float[Tensor, "rows tgt"]:
+        """The nll of each target position (0 on padding), with gradients; only for discrete heads."""
+        raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")
+
+    def paired_loss(self, first: Decoded, second: Decoded, target: Side, strength: float) -> Sums:
+        """The mean loss of two passes, and what keeps them together (R-Drop); only for discrete heads."""
+        raise NotImplementedError(f"{type(self).__name__} has no discrete distribution")
 
     def narrow(self, shared: Int[Tensor, " shared"]) -> Narrowing:
         """Prepare for searches that know a few words: those that all sentences share, then each sentence's own.

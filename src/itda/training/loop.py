@@ -33,7 +33,10 @@ class Update:
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """What an update did. `loss` is the objective and `nll` the likelihood, both a target position, in nats."""
+    """What an update did. `loss` is the objective and `nll` the likelihood, both a target position, in nats.
+
+    `parts` are what an objective adds up besides the likelihood (`Sums.parts`), a target position too.
+    """
 
     step: int
     epoch: int
@@ -45,6 +48,7 @@ class UpdateReport:
     seconds: float
     minutes: float
     progress: float
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class Work:
     device: torch.device
     started: float  # time.monotonic() of the moment that the budget in minutes counts from
     interrupted: Callable[[], bool] = lambda: False
+    follow: Callable[[int], None] = lambda step: None  # who averages the weights looks at them after each update
 
 
 HIGHER_IS_BETTER = {"token_accuracy", "bleu", "chrf", "exact_match"}
@@ -171,11 +176,13 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
     work.optimizer.zero_grad(set_to_none=True)
     loss: Tensor | float = 0.0
     nll: Tensor | float = 0.0
+    parts: dict[str, Tensor | float] = {}
     for batch in update.batches:
         with torch.autocast(work.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
             sums = work.objective(work.model, batch.to(work.device), standing.step, used, coins)
         (sums.objective / update.num_targets).backward()
         loss, nll = loss + sums.objective.detach(), nll + sums.nll.detach()
+        parts = {name: parts.get(name, 0.0) + value.detach() for name, value in sums.parts.items()}
     norm = clip_gradients(work.optimizer, config.clip_norm)
     if not math.isfinite(float(loss) + float(norm)):
         raise ItdaError(
@@ -184,6 +191,7 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
             f"{config.learning_rate:g}) or set train.clip_norm, and begin anew with --overwrite."
         )
     work.optimizer.step()
+    work.follow(standing.step)
     return UpdateReport(
         step=standing.step + 1,
         epoch=standing.epoch,
@@ -195,6 +203,7 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
         seconds=time.monotonic() - began,
         minutes=clock.seconds() / 60,
         progress=used,
+        parts={name: float(value) / update.num_targets for name, value in parts.items()},
     )
 
 

@@ -73,7 +73,10 @@ class Display:
         speed = sum(one.num_targets for one in self.recent) / max(seconds, 1e-9)
         loss = sum(one.loss * one.num_targets for one in self.recent) / sum(one.num_targets for one in self.recent)
         left = time_left(time.monotonic() - self.began, report.progress)
-        return f"update {report.step}  loss {loss:.4g}  {speed:,.0f} tok/s  {report.minutes:.1f} min, {left} left"
+        parts = "".join(f"  {name} {value:.3g}" for name, value in report.parts.items())
+        return (
+            f"update {report.step}  loss {loss:.4g}{parts}  {speed:,.0f} tok/s  {report.minutes:.1f} min, {left} left"
+        )
 
 
 def time_left(seconds: float, progress: float) -> str:

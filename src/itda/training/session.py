@@ -6,17 +6,20 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from itda import config as recipes
 from itda.build import build_model
 from itda.config import Config
 from itda.data.catalog import locate
 from itda.data.corpus import read_pairs
+from itda.data.links import find_alignments
 from itda.data.plan import Plan, plan_for
 from itda.data.store import Store, build_store
 from itda.data.vectors import VectorPairs, load_vectors
@@ -31,6 +34,7 @@ from itda.training import checkpoint
 from itda.training.dataset import Dataset, text_dataset, vector_dataset
 from itda.training.loop import HIGHER_IS_BETTER, Standing, UpdateReport, ValidationReport, Work, train
 from itda.training.objective import make_objective
+from itda.training.shadow import Shadow
 from itda.training.validation import DECODED_METRICS, decoded_metrics, likelihood_metrics
 
 Report = UpdateReport | ValidationReport
@@ -53,16 +57,17 @@ class Session:
     notices: list[str] = field(default_factory=list)
     interrupted: Callable[[], bool] = lambda: False
     off_schedule: set[int] = field(default_factory=set)  # checkpoints of interruptions
+    shadow: Shadow | None = None  # train.ema: what is validated and saved in place of the weights
     ended: float = 0.0  # when the loop ended: what follows counts as time too
 
     def reports(self) -> Iterator[Report]:
         """Run the loop; every report is in metrics.jsonl before it is handed on."""
-        config = self.config.train
+        config, tokenizers = self.config.train, self.seq2seq.tokenizers
         work = Work(
             config=config,
             model=self.seq2seq.model,
             optimizer=self.optimizer,
-            objective=make_objective(config),
+            objective=make_objective(config, self.config.decode, tokenizers.tgt if tokenizers else None),
             epoch_updates=self.dataset.update,
             updates_in=functools.cache(self.dataset.plan.updates_per_epoch),
             validate=self.validate,
@@ -70,6 +75,7 @@ class Session:
             device=self.seq2seq.device,
             started=self.started,
             interrupted=self.interrupted,
+            follow=self.shadow.follow if self.shadow else lambda step: None,
         )
         for report in train(work, self.standing):
             kind = "update" if isinstance(report, UpdateReport) else "validation"
@@ -78,7 +84,16 @@ class Session:
         self.ended = time.monotonic()
 
     def validate(self) -> dict[str, float]:
-        """All metrics that the recipe asks for."""
+        """All metrics that the recipe asks for, of the weights that would be kept."""
+        with self._kept_weights():
+            return self.measure()
+
+    def _kept_weights(self) -> AbstractContextManager[dict[str, Tensor]]:
+        """Put the average of the weights in their place, where there is one; the block is given what they were."""
+        return self.shadow.shown() if self.shadow else nullcontext(dict[str, Tensor]())
+
+    def measure(self) -> dict[str, float]:
+        """All metrics that the recipe asks for, of the weights that the model has."""
         metrics = likelihood_metrics(self.seq2seq, self.dataset.validation())
         if self.valid_pairs and self.config.train.metric in DECODED_METRICS:
             metrics |= decoded_metrics(self.seq2seq, self.valid_pairs)
@@ -93,8 +108,10 @@ class Session:
         keep = checkpoint.Keep(
             self.config.train.keep, self.config.train.average, best, frozenset(old | self.off_schedule)
         )
-        model = self.seq2seq.model.state_dict()
-        checkpoint.save(self.run.checkpoints, standing.step, model, self.optimizer, state, keep)
+        with self._kept_weights() as own:
+            state |= {"own_weights": own} if own else {}
+            model = self.seq2seq.model.state_dict()
+            checkpoint.save(self.run.checkpoints, standing.step, model, self.optimizer, state, keep)
         self.run.update(status="training", update=standing.step, best=self.best(), minutes=standing.seconds / 60)
 
     def best(self) -> dict[str, Any]:
@@ -123,7 +140,7 @@ class Session:
             stopped=standing.stopped,
             averaged=last if self.config.train.average > 1 else [standing.best_step or standing.step],
             best=self.best(),
-            final=self.validate(),
+            final=self.measure(),
             minutes=(standing.seconds + time.monotonic() - self.ended) / 60,
         )
 
@@ -165,6 +182,7 @@ class Parts:
     model: EncoderDecoder
     optimizer: torch.optim.Optimizer
     notices: list[str]
+    shadow: Shadow | None = None
     standing: Standing = field(default_factory=Standing)
     metrics_bytes: int = 0
     off_schedule: set[int] = field(default_factory=set)
@@ -183,7 +201,8 @@ def _prepare(run: RunFolder, config: Config, device: torch.device) -> Parts:
     _same_data(run, facts)
     torch.manual_seed(config.train.seed)
     model = build_model(config, *sizes).to(device)
-    parts = Parts(tokenizers, dataset, valid_pairs, facts, model, make_optimizer(config, model), notices)
+    shadow = Shadow(model, config.train.ema) if config.train.ema else None
+    parts = Parts(tokenizers, dataset, valid_pairs, facts, model, make_optimizer(config, model), notices, shadow)
     if run.begun:
         _restore(run, config, parts)
     return parts
@@ -204,7 +223,9 @@ def _restore(run: RunFolder, config: Config, parts: Parts) -> None:
     saved.load_optimizer(parts.optimizer)
     state = dict(saved.state)
     parts.metrics_bytes, parts.off_schedule = state.pop("metrics_bytes"), set(state.pop("off_schedule"))
-    old_budget = state.pop("budget")
+    old_budget, own = state.pop("budget"), state.pop("own_weights", {})
+    if parts.shadow:  # what a checkpoint has for the model's weights are the averaged ones
+        parts.shadow.resume(own)
     parts.standing = Standing(**state)
     if old_budget != budget(config):  # of the checkpoint, not of config.toml: a kill may lie between the two
         parts.standing.stopped = ""
@@ -237,6 +258,7 @@ def _start(run: RunFolder, config: Config, parts: Parts, device: torch.device, s
         started,
         parts.notices,
         off_schedule=parts.off_schedule,
+        shadow=parts.shadow,
     )
 
 
@@ -297,7 +319,9 @@ def _text(
         pairs = lambda: ((pair.place(files), pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap))  # noqa: E731
         tokenizers = learn_sides(data, config.tokenizer, pairs, config.train.seed)
         notices += tokenizers.notices
-    store = build_store(files, tokenizers, data, cache_folder() / "stores")
+    # Alignments that nothing reads are not carried along.
+    alignments = find_alignments(data) if config.train.guided_alignment.weight else None
+    store = build_store(files, tokenizers, data, cache_folder() / "stores", alignments=alignments)
     notices += _notices_of(data.train, store)
     facts = {"train": _facts_of(data.train, store)}
     valid, valid_pairs = None, []
@@ -313,7 +337,7 @@ def _text(
         store, tokenizers, config.train.batch, config.train.batch_unit, config.train.accumulate, config.train.seed
     )
     facts["train"]["padding"] = plan.padding()
-    return tokenizers, text_dataset(store, valid, plan), valid_pairs, {"data": facts}
+    return tokenizers, text_dataset(store, valid, plan, tokenizers), valid_pairs, {"data": facts}
 
 
 def _notices_of(name: str, store: Store) -> list[str]:
