@@ -32,6 +32,10 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew in place of the run that is there.")
     ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Start from the weights and the vocabulary of this run; sets train.start_from."),
+    ] = None,
     updates: Annotated[
         int | None, typer.Option("--updates", min=1, help="Budget in updates, in place of the recipe's.")
     ] = None,
@@ -50,16 +54,22 @@ def train(
     """Train a model. Ctrl-C saves, and --resume goes on as if nothing had happened."""
     from itda import config as recipes
     from itda.errors import UserError
+    from itda.training.entry import folder_of
     from itda.training.session import open_session
+    from itda.training.start import base_of
 
     if resume and overwrite:
         raise UserError("--resume goes on with a run and --overwrite removes it; give one of the two.")
     apply_threads(threads)
     overrides = [*(settings or []), *([f"train.seed={seed}"] if seed is not None else [])]
-    config = recipes.load(recipe, overrides, updates=updates, epochs=epochs, minutes=minutes)
+    overrides += [f"train.start_from={start}"] if start is not None else []
+    place = folder_of(run)
+    config = recipes.load(
+        recipe, overrides, updates=updates, epochs=epochs, minutes=minutes, base=base_of(place, resume)
+    )
     for notice in recipes.notices(config):
         say(notice)
-    path = run if run is not None else Path("runs") / config.name
+    path = place(config)
     board = summary_writer() if tensorboard else None
     session = open_session(config, path, resume=resume, overwrite=overwrite, device=choose_device(device))
     stopped = follow(session, [scalars(board(str(path / "tensorboard")))] if board else [])
