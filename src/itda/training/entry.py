@@ -57,20 +57,16 @@ def train(
             f"train got {wrong!r:.60} in place of a setting; settings are texts of their own: "
             'train(recipe, "train.batch=32", "train.seed=2"), and a budget is named: updates=100.'
         )
-    if start_from is not None:
-        overrides = (*overrides, f"train.start_from={start_from}")
-    place = folder_of(run)
-    budget: dict[str, Any] = {"updates": updates, "epochs": epochs, "minutes": minutes}
-    if isinstance(recipe, Config):
-        config = recipe
-        for assignment in overrides:
-            config = recipes.override(config, assignment)
-        named = recipes.changed_keys(recipe) | {assignment.partition("=")[0].strip() for assignment in overrides}
-        config = recipes.with_base(recipes.with_budget(config, **budget), named, base_of(place, resume))
-        config = recipes.validate(config)
-    else:
-        config = recipes.load(recipe, overrides, **budget, base=base_of(place, resume))
-    path = place(config)
+    config, path = recipe_for(
+        recipe,
+        overrides,
+        run=run,
+        updates=updates,
+        epochs=epochs,
+        minutes=minutes,
+        resume=resume,
+        start_from=start_from,
+    )
     if resume and overwrite:
         raise UserError("resume goes on with a run and overwrite removes it; give one of the two.")
     session = open_session(config, path, resume=resume, overwrite=overwrite, device=find_device(device))
@@ -79,9 +75,35 @@ def train(
     return complete(session, on_report or (lambda report: None))
 
 
-def folder_of(run: str | Path | None) -> Callable[[Config], Path]:
-    """Say where a recipe's run goes: where it was told, or to runs/ under the recipe's name."""
-    return lambda config: Path(run) if run is not None else Path("runs") / config.name
+def recipe_for(
+    recipe: str | Path | Config,
+    overrides: Sequence[str] = (),
+    *,
+    run: str | Path | None = None,
+    updates: int | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    start_from: str | Path | None = None,
+) -> tuple[Config, Path]:
+    """Read what is to be trained: the whole recipe, and the folder of its run, or of a group of its runs."""
+    if start_from is not None:
+        overrides = (*overrides, f"train.start_from={start_from}")
+
+    def place(config: Config) -> Path:
+        return Path(run) if run is not None else Path("runs") / config.name
+
+    base = base_of(place, resume)
+    budget: dict[str, Any] = {"updates": updates, "epochs": epochs, "minutes": minutes}
+    if not isinstance(recipe, Config):
+        config = recipes.load(recipe, overrides, **budget, base=base)
+        return config, place(config)
+    config = recipe
+    for assignment in overrides:
+        config = recipes.override(config, assignment)
+    named = recipes.changed_keys(recipe) | {assignment.partition("=")[0].strip() for assignment in overrides}
+    config = recipes.validate(recipes.with_base(recipes.with_budget(config, **budget), named, base))
+    return config, place(config)
 
 
 def notices_of(session: Session) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from itda import weights
 from itda.config import Base, Config, starting_point
 from itda.errors import UserError
+from itda.group import Group, is_group
 from itda.nn.grow import grown_bias, grown_rows
 from itda.run import CONFIG, FACTS, TOKENIZER, WEIGHTS, RunFolder
 from itda.text.extend import Origins, Texts, extend_pair, origins
@@ -23,9 +24,12 @@ def base_of(place: Callable[[Config], Path], resume: bool) -> Base:
     """Say whose recipe fills in one that starts from a run: that run's, or on a resume its own, which is complete."""
 
     def base(config: Config) -> Path | None:
-        path = place(config)
-        begun = resume and (path / FACTS).exists() and RunFolder.open(path).has(CONFIG)
-        return path if begun and starting_point(config) else starting_point(config)
+        parent, path = starting_point(config), place(config)
+        if parent is None or not resume:
+            return parent
+        own = [path, *(Group.open(path).runs if is_group(path) else [])]
+        begun = (one for one in own if (one / FACTS).exists() and RunFolder.open(one).has(CONFIG))
+        return next(begun, parent)
 
     return base
 
