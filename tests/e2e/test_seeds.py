@@ -11,6 +11,7 @@ from program import TINY, Answer
 
 import itda
 from itda.text.tokenizer import load_tokenizers
+from itda.training import session
 from itda.training.session import Session
 
 Cli = Callable[..., Answer]
@@ -74,10 +75,10 @@ def test_a_group_goes_on_where_it_stopped(train, tmp_path: Path, monkeypatch: py
     """Interrupted within the second seed, and then grown by a third, it is the group of an uninterrupted training."""
     reports = Session.reports
 
-    def stop(session: Session):
-        if session.config.train.seed == 2:
-            session.interrupted = lambda: session.standing.step == 1
-        return reports(session)
+    def stop(one: Session):
+        if one.config.train.seed == 2:
+            one.interrupted = lambda: one.standing.step == 1
+        return reports(one)
 
     with monkeypatch.context() as patch:
         patch.setattr(Session, "reports", stop)
@@ -110,8 +111,12 @@ def test_what_contradicts_seeds_is_refused(train, tmp_path: Path) -> None:
         assert not (tmp_path / "group").exists()
 
 
-def test_train_seeds_from_python(tmp_path: Path) -> None:
+def test_train_seeds_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = []
+    learn = session.train_tokenizers
+    monkeypatch.setattr(session, "train_tokenizers", lambda *given: learned.append(given[2]) or learn(*given))
     result = itda.train_seeds("reverse", "4,9", *TINY, "data.test=", run=tmp_path / "group", updates=2)
+    assert learned == [1], "once for all seeds, with the recipe's own"
     assert result.test is None
     assert result.validation["loss"].mean is not None
     assert [path.name for path in result.group.runs] == ["seed-4", "seed-9"]

@@ -73,14 +73,16 @@ def group_of(draw, runs, sentences, level, spread, shared):
 def test_a_comparison_of_groups_respects_the_seeds():
     """Two recipes that differ by the luck of their seeds alone are found apart as often as 1 in 20, or less."""
     draw = np.random.default_rng(7)
-    naive = both = 0
+    naive = bootstrap = both = 0
     for trial in range(60):
         shared = draw.normal(0, 1, size=100)
         a, b = (group_of(draw, 3, 100, 0.0, 0.5, shared) for _ in range(2))
         found = compare_groups(a, b, resamples=200, seed=trial)["mean"]
+        bootstrap += found.p_bootstrap < 0.05
         both += max(found.p_bootstrap, found.p_welch) < 0.05
         naive += compare_groups(a[:1], b[:1], resamples=200, seed=trial)["mean"].p_bootstrap < 0.05
     assert naive > 30, "one seed each, tested over sentences alone, sees differences that are none"
+    assert bootstrap <= 20, "three seeds show two thirds of their variance"
     assert both <= 6
 
 
