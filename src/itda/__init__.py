@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from itda.training.entry import fit as fit
     from itda.training.entry import load as load
     from itda.training.entry import train as train
+    from itda.training.seeds import train_seeds as train_seeds
 
 
 PLACES = {
     "train": "itda.training.entry",
+    "train_seeds": "itda.training.seeds",
     "fit": "itda.training.entry",
     "load": "itda.training.entry",
     "Seq2Seq": "itda.seq2seq",
@@ -26,7 +28,18 @@ PLACES = {
     "ItdaError": "itda.errors",
     "UserError": "itda.errors",
 }
-__all__ = ["Hypothesis", "ItdaError", "Sampling", "Seq2Seq", "UserError", "__version__", "fit", "load", "train"]
+__all__ = [
+    "Hypothesis",
+    "ItdaError",
+    "Sampling",
+    "Seq2Seq",
+    "UserError",
+    "__version__",
+    "fit",
+    "load",
+    "train",
+    "train_seeds",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from itda.config import (
     validate,
     with_budget,
 )
-from itda.config.keys import Setting, all_keys
+from itda.config.keys import TEXTS, Setting, all_keys
 from itda.config.read import MIGRATIONS, put
 from itda.errors import UserError
 
@@ -43,6 +43,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         return st.sampled_from(setting.choices)
     if setting.type is bool:
         return st.booleans()
+    if setting.type == TEXTS:
+        return st.lists(st.text("abcä<>. ", min_size=1).map(str.strip).filter(bool)).map(tuple)
     if setting.type is str:
         return st.text().map(lambda text: "".join(filter(str.isprintable, text)))
     if setting.type is int:
@@ -80,7 +82,7 @@ def test_an_override_sets_its_key_alone_and_reads_text_as_the_keys_type(data: st
     value = data.draw(values_of(setting))
     if isinstance(value, str):
         value = value.strip()
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = str(value).lower() if isinstance(value, bool) else ",".join(value) if setting.type == TEXTS else str(value)
     changed = override(Config(), f"{setting.key}={text}")
     assert changed == put(Config(), setting.key.split("."), value)
 

@@ -46,9 +46,8 @@ def check(recipe: Recipe, overrides: Overrides = None, json: Json = False) -> No
     from itda.errors import UserError
 
     file = config.recipe_path(recipe)
-    loaded = config.parse(config.read_text(file), source=str(file))
-    for assignment in overrides or ():
-        loaded = config.override(loaded, assignment)
+    loaded, named = config.assemble(file, overrides or ())
+    loaded = config.with_base(loaded, named)
     problems, notices = list(config.problems(loaded)), list(config.notices(loaded))
     if json:
         emit({"recipe": str(file), "problems": problems, "notices": notices})

@@ -74,6 +74,8 @@ def best_text(best: Any) -> str:
     """Write the best validation in a few words."""
     if not isinstance(best, dict) or best.get("value") is None:
         return "-"
+    if "seeds" in best:
+        return f"{best['metric']} {cell(best['value'])}, std {cell(best['std'])} over {best['seeds']} seeds"
     return f"{best['metric']} {cell(best['value'])} at update {best['update']}"
 
 

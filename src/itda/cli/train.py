@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,14 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew in place of the run that is there.")
     ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Start from the weights and the vocabulary of this run; sets train.start_from."),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="Train with several seeds, 3 or 1,2,5, into RUN/seed-1 ..., and aggregate."),
+    ] = None,
     updates: Annotated[
         int | None, typer.Option("--updates", min=1, help="Budget in updates, in place of the recipe's.")
     ] = None,
@@ -50,25 +59,33 @@ def train(
     """Train a model. Ctrl-C saves, and --resume goes on as if nothing had happened."""
     from itda import config as recipes
     from itda.errors import UserError
+    from itda.training.entry import recipe_for
     from itda.training.session import open_session
 
     if resume and overwrite:
         raise UserError("--resume goes on with a run and --overwrite removes it; give one of the two.")
+    if seeds is not None and seed is not None:
+        raise UserError("--seed is for one run and --seeds for several; give one of the two.")
     apply_threads(threads)
     overrides = [*(settings or []), *([f"train.seed={seed}"] if seed is not None else [])]
-    config = recipes.load(recipe, overrides, updates=updates, epochs=epochs, minutes=minutes)
+    overrides += [f"train.start_from={start}"] if start is not None else []
+    config, path = recipe_for(
+        recipe, overrides, run=run, updates=updates, epochs=epochs, minutes=minutes, resume=resume
+    )
     for notice in recipes.notices(config):
         say(notice)
-    path = run if run is not None else Path("runs") / config.name
     board = summary_writer() if tensorboard else None
+    given = {"--updates": updates, "--epochs": epochs, "--minutes": minutes, "--threads": threads, "--seeds": seeds}
+    words = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+    words += [*(["--tensorboard"] if tensorboard else []), *(["--device", device] if device != "auto" else [])]
+    again = shlex.join(["itda", "train", recipe, *overrides, *words, "--run", str(path), "--resume"])
+    if seeds is not None:
+        from itda.cli.seeds import train_all
+
+        train_all(config, path, seeds, again, follow_with(board), choose_device(device), resume, overwrite, json)
+        return
     session = open_session(config, path, resume=resume, overwrite=overwrite, device=choose_device(device))
-    stopped = follow(session, [scalars(board(str(path / "tensorboard")))] if board else [])
-    if not stopped:
-        budget = {"--updates": updates, "--epochs": epochs, "--minutes": minutes, "--threads": threads}
-        given = [str(word) for pair in budget.items() if pair[1] is not None for word in pair]
-        given += ["--tensorboard"] if tensorboard else []
-        given += ["--device", device] if device != "auto" else []
-        again = shlex.join(["itda", "train", recipe, *overrides, *given, "--run", str(path), "--resume"])
+    if not follow_with(board)(session):
         say(f"saved at update {session.standing.step}; go on with: {again}")
         raise typer.Exit(130)
     facts = session.run.facts
@@ -77,6 +94,15 @@ def train(
         emit({"run": path, "updates": facts["update"], **{key: facts[key] for key in keys}})
     else:
         say(f"{facts['stopped']}; the run is in {path}")
+
+
+def follow_with(board: Any) -> Callable[[Session], bool]:
+    """Return what shows a session to its end, and writes TensorBoard files beside it where `board` is its writer."""
+
+    def show(session: Session) -> bool:
+        return follow(session, [scalars(board(str(session.run.path / "tensorboard")))] if board else [])
+
+    return show
 
 
 def follow(session: Session, watchers: list[Any]) -> bool:

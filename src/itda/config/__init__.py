@@ -19,12 +19,15 @@ from itda.config.fields import (
     TransformerConfig,
 )
 from itda.config.find import recipe_names, recipe_path
-from itda.config.read import load, override, parse, read_text, with_budget
+from itda.config.inherit import Base, starting_point
+from itda.config.read import assemble, load, override, parse, read_text, with_base, with_budget
+from itda.config.unread import changed_keys
 from itda.config.write import dumps
 
 __all__ = [
     "FORMAT",
     "AttentionConfig",
+    "Base",
     "Config",
     "DataConfig",
     "DecodeConfig",
@@ -37,6 +40,8 @@ __all__ = [
     "TokenizerConfig",
     "TrainConfig",
     "TransformerConfig",
+    "assemble",
+    "changed_keys",
     "describe_settings",
     "dumps",
     "explain",
@@ -48,6 +53,8 @@ __all__ = [
     "read_text",
     "recipe_names",
     "recipe_path",
+    "starting_point",
     "validate",
+    "with_base",
     "with_budget",
 ]

@@ -57,6 +57,9 @@ def text_problems(config: Config) -> Iterator[str]:
     tokenizer, model = config.tokenizer, config.model
     if model.tie == "all" and not tokenizer.joint:
         yield 'model.tie = "all" shares one table, and tokenizer.joint is false; set joint = true or tie = "target"'
+    for key in ("added", "added_from_data"):
+        if getattr(tokenizer, key) and not config.train.start_from:
+            yield f"tokenizer.{key} extends that of train.start_from, which is empty; name a run, or remove it"
     if tokenizer.sampling and tokenizer.kind != "sentencepiece":
         yield f'tokenizer.sampling needs tokenizer.kind = "sentencepiece", not "{tokenizer.kind}"; set sampling = 0'
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from itda.config.keys import Setting, all_keys, lookup, show
+from itda.config.keys import TEXTS, Setting, all_keys, lookup, show
 
 
 def chosen(key: str) -> dict[str, type | Setting]:
@@ -32,7 +32,7 @@ def describe_settings(key: str = "") -> list[dict[str, Any]]:
     return [
         {
             "key": one.key,
-            "type": one.type.__name__,
+            "type": "list" if one.type == TEXTS else one.type.__name__,
             "default": one.default,
             "allowed": one.allowed,
             "choices": list(one.choices),

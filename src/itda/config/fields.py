@@ -93,6 +93,17 @@ class TokenizerConfig:
         0.0, "subword sampling in training: BPE dropout rate, or unigram alpha; 0: off", low=0.0, high=1.0
     )
     min_count: int = setting(1, "rarer words or characters become <unk>", low=1, high=MOST)
+    added: tuple[str, ...] = setting(
+        (),
+        "with train.start_from: words, characters or (sentencepiece) names and tags that become entries",
+    )
+    added_from_data: int = setting(
+        0,
+        "with train.start_from: at most this many words or characters of the new pairs that its vocabulary does not "
+        "hold become entries, the most frequent first",
+        low=0,
+        high=10_000_000,
+    )
 
 
 @dataclass(frozen=True)
@@ -272,6 +283,14 @@ class TrainConfig:
     """Optimisation, budget, validation."""
 
     seed: int = setting(1, "seed of initialisation, order, dropout and coins", low=0, high=MOST_SEED)
+    start_from: str = setting(
+        "", "a run folder: start from its final weights and its vocabulary, with a fresh optimizer; empty: from nothing"
+    )
+    freeze: tuple[str, ...] = setting(
+        (),
+        "what stays as it starts: encoder, decoder (both without embeddings), embedding, head, or patterns of "
+        "parameter names such as decoder.attention.*",
+    )
     updates: int = setting(0, "budget in updates; 0: none", low=0, high=MOST)
     epochs: float = setting(0.0, "budget in epochs; 0: none", low=0.0, high=1e9)
     minutes: float = setting(

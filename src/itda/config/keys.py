@@ -5,14 +5,21 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
 from itda.config.fields import Config
 from itda.errors import UserError
 
-TYPE_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+TEXTS = tuple[str, ...]  # the type of a list of texts; frozen, as all settings are
+TYPE_WORDS: dict[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    TEXTS: "a list of texts",
+}
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Setting:
     """One field: where it stands, of what type it is and what it may be."""
 
     key: str
-    type: type
+    type: Any  # a class, or TEXTS
     default: Any
     help: str
     choices: tuple[str, ...]
@@ -43,10 +50,18 @@ class Setting:
         """Return `value` as this setting's type, or raise a UserError that says what is allowed."""
         if self.type is float and type(value) is int:
             value = as_float(value)
+        if self.type == TEXTS:
+            return self.check_texts(value, source)
         # `type(...) is`, since a bool would pass for an int
         if type(value) is not self.type or not self.holds(value):
             raise UserError(f"{source}: {self.key} is {show(value)}; it must be {self.allowed} ({self.help})")
         return value
+
+    def check_texts(self, value: Any, source: str) -> tuple[str, ...]:
+        """Return a list of texts as a tuple, or raise a UserError."""
+        if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) and one.isprintable() for one in value):
+            raise UserError(f"{source}: {self.key} is {show(value)}; it must be {self.allowed} ({self.help})")
+        return tuple(value)
 
     def holds(self, value: Any) -> bool:
         """Tell whether a value of the right type is among the choices or within the bounds."""
@@ -80,8 +95,8 @@ def show(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, dict):
         return "a section"
-    if isinstance(value, list):
-        return "a list"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(show, value)) + "]" if all(isinstance(one, str) for one in value) else "a list"
     return str(value)
 
 
@@ -122,3 +137,9 @@ def suggestion(key: str) -> str:
     if near:
         return f"did you mean {' or '.join(repr(one) for one in near[:3])}?"
     return "`itda config explain` lists all keys"
+
+
+def put(section: Any, path: Sequence[str], value: Any) -> Any:
+    """Return a copy of a section in which the key at `path` has a new value."""
+    head, *rest = path
+    return replace(section, **{head: put(getattr(section, head), rest, value) if rest else value})

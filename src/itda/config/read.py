@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from itda.config.check import validate
 from itda.config.fields import FORMAT, Config
 from itda.config.find import recipe_path
-from itda.config.keys import Setting, lookup, show
+from itda.config.inherit import Base, inherit, starting_point
+from itda.config.keys import TEXTS, Setting, lookup, put, show
 from itda.errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -31,17 +32,46 @@ def load(
     updates: int | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
+    base: Base = starting_point,
 ) -> Config:
     """Load a recipe by path or name, apply `key=value` overrides and a budget, and check the whole.
 
+    `base` names the run folder whose recipe fills in the model and tokenizer that this one leaves open, if any does.
     Raises UserError: no such recipe, bad TOML, unknown keys, wrong values, settings that contradict each other.
     """
     file = recipe_path(path)
-    config = parse(read_text(file), source=str(file))
+    config, named = assemble(file, overrides)
+    config = with_budget(config, updates=updates, epochs=epochs, minutes=minutes)
+    return validate(with_base(config, named, base), source=str(file))
+
+
+def assemble(file: Path, overrides: Sequence[str] = ()) -> tuple[Config, set[str]]:
+    """Read a recipe and apply overrides; the answer says too which keys somebody has named."""
+    tables = tables_of(read_text(file), str(file))
+    config = build(Config, tables, "", str(file))
     for assignment in overrides:
         config = override(config, assignment)
-    config = with_budget(config, updates=updates, epochs=epochs, minutes=minutes)
-    return validate(config, source=str(file))
+    return config, {*keys_in(tables), *(assignment.partition("=")[0].strip() for assignment in overrides)}
+
+
+def with_base(config: Config, named: Collection[str], base: Base = starting_point) -> Config:
+    """Fill in what a recipe leaves open from the recipe of the run that it starts from."""
+    folder = base(config)
+    if folder is None:
+        return config
+    file = folder / "config.toml"
+    if not file.is_file():
+        raise UserError(f"train.start_from is {folder}, which is no run folder (no config.toml); name a finished run")
+    return inherit(config, named, parse(read_text(file), source=str(file)), str(folder))
+
+
+def keys_in(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the full key of each setting that TOML tables hold."""
+    for name, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from keys_in(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def read_text(file: Path) -> str:
@@ -56,11 +86,16 @@ def read_text(file: Path) -> str:
 
 def parse(text: str, source: str = "recipe") -> Config:
     """Read a `Config` from TOML text; `source` names it in errors. Settings are not checked against each other."""
+    return build(Config, tables_of(text, source), "", source)
+
+
+def tables_of(text: str, source: str) -> dict[str, Any]:
+    """Read TOML text into tables of today's format."""
     try:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise UserError(f"{source}{line_of(error, text)}: not valid TOML: {reason(error)}") from error
-    return build(Config, migrate(tables, source), "", source)
+    return migrate(tables, source)
 
 
 def line_of(error: Exception, text: str) -> str:
@@ -128,16 +163,12 @@ def typed(text: str, setting: Setting) -> Any:
         return {"true": True, "false": False}.get(text, text)
     if setting.type is str:
         return text
+    if setting.type == TEXTS:
+        return tuple(one.strip() for one in text.split(",") if one.strip())
     try:
         return setting.type(text)
     except ValueError:
         return text
-
-
-def put(section: Any, path: Sequence[str], value: Any) -> Any:
-    """Return a copy of a section in which the key at `path` has a new value."""
-    head, *rest = path
-    return replace(section, **{head: put(getattr(section, head), rest, value) if rest else value})
 
 
 def with_budget(

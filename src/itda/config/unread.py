@@ -124,6 +124,11 @@ def changed(config: Config, key: str) -> bool:
     return isinstance(setting, Setting) and value_of(config, key) != setting.default
 
 
+def changed_keys(config: Config) -> set[str]:
+    """Name the settings that differ from their defaults."""
+    return {key for key in all_keys() if changed(config, key)}
+
+
 def value_of(config: Config, key: str) -> Any:
     """Look a setting up by its full key."""
     value: Any = config

@@ -26,8 +26,10 @@ def section_lines(section: Any, name: str) -> list[str]:
     return lines
 
 
-def literal(value: str | bool | int | float) -> str:
+def literal(value: str | bool | int | float | tuple[str, ...]) -> str:
     """Write one value; JSON's escapes are TOML's too, for the printable text that settings hold."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(literal, value))}]"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

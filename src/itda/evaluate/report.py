@@ -19,7 +19,7 @@ TITLES = {
 }
 _SHARES = ("exact_match", "token_accuracy")
 _BY_LENGTH = ("bleu", "chrf", "exact_match")
-_SIGNIFICANT = 0.05
+SIGNIFICANT = 0.05
 
 
 def format_value(name: str, value: float | None) -> str:
@@ -86,6 +86,6 @@ def verdict(found: Difference, name_a: str, name_b: str) -> str:
     """Say who is better, if both tests agree that somebody is."""
     if found.p_bootstrap is None or found.p_randomization is None:
         return "not comparable"
-    if found.better is None or max(found.p_bootstrap, found.p_randomization) >= _SIGNIFICANT:
+    if found.better is None or max(found.p_bootstrap, found.p_randomization) >= SIGNIFICANT:
         return "no significant difference"
     return f"{name_a if found.better == 'a' else name_b} is better"

@@ -44,7 +44,8 @@ def unescape(text: str) -> str:
 class SubwordTokenizer:
     """A sentencepiece model, unigram or BPE, with byte pieces for characters that it has not seen.
 
-    `sampling` is the BPE-dropout rate (Provilkov et al. 2020) or unigram's alpha (Kudo 2018); 0 is off.
+    `sampling` is the BPE-dropout rate (Provilkov et al. 2020) or unigram's alpha (Kudo 2018); 0 is off. The last
+    `added` pieces were appended after training; their text is never cut (see `itda.text.extend`).
     """
 
     kind: str
@@ -52,6 +53,7 @@ class SubwordTokenizer:
     normalization: str
     sampling: float
     proto: bytes
+    added: int = 0
 
     @functools.cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
@@ -69,11 +71,17 @@ class SubwordTokenizer:
         ]  # fmt: skip
 
     @functools.cached_property
-    def _matched(self) -> dict[str, int]:
+    def matched(self) -> dict[str, int]:
         """The id of each piece that text can match."""
         get = self._processor
         matched = (i for i in range(self.vocab_size) if not (get.IsControl(i) or get.IsUnknown(i) or get.IsByte(i)))
         return {get.IdToPiece(i): i for i in matched}
+
+    @functools.cached_property
+    def _added_pieces(self) -> re.Pattern[str]:
+        """Find the added pieces in marked text as sentencepiece does: from the left, the longest first."""
+        pieces = [self.piece(number) for number in range(self.vocab_size - self.added, self.vocab_size)]
+        return re.compile("(" + "|".join(map(re.escape, sorted(pieces, key=len, reverse=True))) + ")")
 
     @functools.cached_property
     def _first_byte(self) -> int:
@@ -82,7 +90,8 @@ class SubwordTokenizer:
 
     @functools.cached_property
     def _sampler(self) -> Callable[[str, random.Random], list[str]]:
-        scores = {piece: float(self._processor.GetScore(i)) for piece, i in self._matched.items()}
+        trained = self.vocab_size - self.added
+        scores = {piece: float(self._processor.GetScore(i)) for piece, i in self.matched.items() if i < trained}
         if self.model == "bpe":
             return lambda word, random: bpe_dropout(word, scores, self.sampling, random)
         longest, unseen = max(map(len, scores)), min(scores.values()) - 10.0  # sentencepiece's own penalty
@@ -90,6 +99,18 @@ class SubwordTokenizer:
             lambda word: word_lattice(word, scores, longest, unseen, self.sampling)
         )
         return lambda word, random: sample_lattice(word, lattice(word), random)
+
+    def piece(self, number: int) -> str:
+        """Give the text that an id matches, as sentencepiece writes it."""
+        return str(self._processor.IdToPiece(number))
+
+    def ids_of_piece(self, piece: str) -> list[int]:
+        """Cut a text that is written as sentencepiece writes its pieces."""
+        return list(self._processor.Encode(piece, out_type=int))
+
+    def is_reserved(self, piece: str) -> bool:
+        """Say whether a text is the name of a special id or of a byte."""
+        return (piece not in self.matched and self._processor.PieceToId(piece) != UNK) or piece == self.piece(UNK)
 
     @property
     def vocab_size(self) -> int:
@@ -118,15 +139,25 @@ class SubwordTokenizer:
         if self.deterministic:
             return self.encode(text)
         ids: list[int] = []
-        known = self._matched
-        for word in _WORDS.findall(self._marked(text).replace(" ", SPACE_MARK)):
+        marked = self._marked(text).replace(" ", SPACE_MARK)
+        runs = self._added_pieces.split(marked) if self.added else [marked]
+        for number, run in enumerate(runs):
+            if number % 2:  # an added piece stands between each two runs
+                ids.append(self.matched[run])
+            else:
+                self._sample_run(run, random, ids)
+        return ids
+
+    def _sample_run(self, run: str, random: random.Random, ids: list[int]) -> None:
+        """Sample each word of a run of marked text; its ids go behind `ids`."""
+        known = self.matched
+        for word in _WORDS.findall(run):
             for start in range(0, len(word), _LONGEST_SAMPLED_WORD):
                 for piece in self._sampler(word[start : start + _LONGEST_SAMPLED_WORD], random):
                     if piece in known:
                         ids.append(known[piece])
                     else:
                         ids.extend(self._first_byte + byte for byte in piece.encode("utf-8"))
-        return ids
 
     @functools.cached_property
     def spelling(self) -> list[bytes]:
@@ -174,10 +205,10 @@ class SubwordTokenizer:
 
 
 def open_subwords(
-    proto: bytes, kind: str, model: str, normalization: str, sampling: float, name: str
+    proto: bytes, kind: str, model: str, normalization: str, sampling: float, name: str, added: int = 0
 ) -> SubwordTokenizer:
     """Read what `to_bytes` wrote."""
-    tokenizer = SubwordTokenizer(kind, model, normalization, sampling, proto)
+    tokenizer = SubwordTokenizer(kind, model, normalization, sampling, proto, added)
     try:
         _ = tokenizer._processor
     except RuntimeError as error:

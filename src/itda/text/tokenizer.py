@@ -81,7 +81,10 @@ def _file_name(name: str, side: Tokenizer) -> str:
 def _describe(name: str, side: Tokenizer) -> dict[str, Any]:
     about = {"file": _file_name(name, side), "sha256": hashlib.sha256(side.to_bytes()).hexdigest()}
     about |= {"kind": side.kind, "normalization": side.normalization}
-    return about | {"model": side.model, "sampling": side.sampling} if isinstance(side, SubwordTokenizer) else about
+    if not isinstance(side, SubwordTokenizer):
+        return about
+    extended = {"added": side.added} if side.added else {}
+    return about | {"model": side.model, "sampling": side.sampling} | extended
 
 
 def load_tokenizers(folder: Path) -> TokenizerPair:
@@ -112,7 +115,8 @@ def _load_side(folder: Path, about: dict[str, Any]) -> Tokenizer:
     if form not in FORMS:
         raise ValueError(f"normalization {form}")
     if about["kind"] == "sentencepiece":
-        return open_subwords(data, about["kind"], about["model"], form, float(about["sampling"]), str(path))
+        sampling, added = float(about["sampling"]), int(about.get("added", 0))
+        return open_subwords(data, about["kind"], about["model"], form, sampling, str(path), added)
     return ListTokenizer(about["kind"], form, read_entries(data, str(path)))
 
 

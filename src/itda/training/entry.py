@@ -20,6 +20,7 @@ from itda.errors import MachineError, UserError
 from itda.seq2seq import Seq2Seq, find_device
 from itda.training.report import draw_curve
 from itda.training.session import Report, Session, cache_folder, open_session
+from itda.training.start import base_of
 
 Show = Callable[[Session], Callable[[Report], None]]
 
@@ -44,13 +45,16 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     device: str = "cpu",
+    start_from: str | Path | None = None,
     on_report: Callable[[Report], None] | None = None,
 ) -> Seq2Seq:
     """Train a recipe (a path, the name of one that itda ships, or a `Config`) and return the model, ready to use.
 
-    `overrides` are "key=value" strings; `updates`, `epochs` or `minutes` replace the recipe's whole budget. The run
-    folder is `run`, or runs/<recipe name>; the model's `path` says where. `on_report` sees every update and validation.
-    Pairs that were skipped, and the like, are warnings.
+    `start_from` is a run folder whose weights and vocabulary training starts from; what the recipe does not say of
+    model and tokenizer is that run's (of a `Config`, what has its default value counts as not said). `overrides` are
+    "key=value" strings; `updates`, `epochs` or `minutes` replace the recipe's whole budget. The run folder is `run`,
+    or runs/<recipe name>; the model's `path` says where. `on_report` sees every update and validation. Pairs that were
+    skipped, and the like, are warnings.
     """
     wrong = next((one for one in overrides if not isinstance(one, str)), None)
     if wrong is not None:
@@ -58,20 +62,53 @@ def train(
             f"train got {wrong!r:.60} in place of a setting; settings are texts of their own: "
             'train(recipe, "train.batch=32", "train.seed=2"), and a budget is named: updates=100.'
         )
-    if isinstance(recipe, Config):
-        config = recipe
-        for assignment in overrides:
-            config = recipes.override(config, assignment)
-        config = recipes.validate(recipes.with_budget(config, updates=updates, epochs=epochs, minutes=minutes))
-    else:
-        config = recipes.load(recipe, overrides, updates=updates, epochs=epochs, minutes=minutes)
-    path = Path(run) if run is not None else Path("runs") / config.name
+    config, path = recipe_for(
+        recipe,
+        overrides,
+        run=run,
+        updates=updates,
+        epochs=epochs,
+        minutes=minutes,
+        resume=resume,
+        start_from=start_from,
+    )
     if resume and overwrite:
         raise UserError("resume goes on with a run and overwrite removes it; give one of the two.")
     session = open_session(config, path, resume=resume, overwrite=overwrite, device=find_device(device))
     for notice in notices_of(session):  # pairs that were skipped, among others
         warnings.warn(notice, stacklevel=2)
     return complete(session, on_report or (lambda report: None))
+
+
+def recipe_for(
+    recipe: str | Path | Config,
+    overrides: Sequence[str] = (),
+    *,
+    run: str | Path | None = None,
+    updates: int | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    start_from: str | Path | None = None,
+) -> tuple[Config, Path]:
+    """Read what is to be trained: the whole recipe, and the folder of its run, or of a group of its runs."""
+    if start_from is not None:
+        overrides = (*overrides, f"train.start_from={start_from}")
+
+    def place(config: Config) -> Path:
+        return Path(run) if run is not None else Path("runs") / config.name
+
+    base = base_of(place, resume)
+    budget: dict[str, Any] = {"updates": updates, "epochs": epochs, "minutes": minutes}
+    if not isinstance(recipe, Config):
+        config = recipes.load(recipe, overrides, **budget, base=base)
+        return config, place(config)
+    config = recipe
+    for assignment in overrides:
+        config = recipes.override(config, assignment)
+    named = recipes.changed_keys(recipe) | {assignment.partition("=")[0].strip() for assignment in overrides}
+    config = recipes.validate(recipes.with_base(recipes.with_budget(config, **budget), named, base))
+    return config, place(config)
 
 
 def notices_of(session: Session) -> list[str]:
@@ -108,12 +145,14 @@ def fit(
     updates: int | None = None,
     epochs: float | None = None,
     minutes: float | None = None,
+    start_from: str | Path | None = None,
     **settings: Any,
 ) -> Seq2Seq:
     """Train on a list of (source, target) pairs: of texts, or of real-valued sequences (length, dim).
 
     Without `valid`, every tenth text pair (500 at most) is held out where there are 50 or more. Unless they are named,
-    the recipe is `fit` for text and `lecture-vectors` for vectors, and the run folder runs/fit, runs/fit-2, ...
+    the recipe is `fit` for text and `lecture-vectors` for vectors, and the run folder runs/fit, runs/fit-2, ... With
+    `start_from`, a run folder, training goes on from its weights, by its own recipe unless another is named.
     """
     train_pairs, held = _checked(pairs, "pairs"), [] if valid is None else _checked(valid, "valid")
     vectors = not isinstance(train_pairs[0][0], str)
@@ -121,10 +160,10 @@ def fit(
         step = max(10, len(train_pairs) // 500)
         held, train_pairs = train_pairs[::step], [pair for n, pair in enumerate(train_pairs) if n % step]
     write = _write_vectors if vectors else _write_texts
-    config = recipes.load(
-        recipe or ("lecture-vectors" if vectors else "fit"), overrides, updates=updates, epochs=epochs, minutes=minutes
-    )
-    data = replace(config.data, train=write(train_pairs), valid=write(held) if held else "", test="")
+    overrides = (*overrides, *([f"train.start_from={start_from}"] if start_from is not None else []))
+    usual = start_from or ("lecture-vectors" if vectors else "fit")
+    config = recipes.load(recipe or usual, overrides, updates=updates, epochs=epochs, minutes=minutes)
+    data = replace(config.data, swap=False, train=write(train_pairs), valid=write(held) if held else "", test="")
     if vectors:
         src, tgt = (_array(side, 0) for side in train_pairs[0])
         data = replace(data, src_dim=src.shape[-1], tgt_dim=tgt.shape[-1])

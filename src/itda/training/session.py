@@ -32,9 +32,11 @@ from itda.text.tokenizer import TokenizerPair, load_tokenizers
 from itda.text.wrapped import plain_text
 from itda.training import checkpoint
 from itda.training.dataset import Dataset, text_dataset, vector_dataset
+from itda.training.frozen import Frozen, freeze
 from itda.training.loop import HIGHER_IS_BETTER, Standing, UpdateReport, ValidationReport, Work, train
 from itda.training.objective import make_objective
 from itda.training.shadow import Shadow
+from itda.training.start import Start, same_start
 from itda.training.validation import DECODED_METRICS, decoded_metrics, likelihood_metrics
 
 Report = UpdateReport | ValidationReport
@@ -151,10 +153,17 @@ class Session:
 
 
 def open_session(
-    config: Config, path: Path, *, resume: bool = False, overwrite: bool = False, device: torch.device | str = "cpu"
+    config: Config,
+    path: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: torch.device | str = "cpu",
+    tokenizers: TokenizerPair | None = None,
 ) -> Session:
     """Prepare a session: data, tokenizers, stores, model, optimizer and what the last checkpoint holds.
 
+    `tokenizers` are those of a group of runs that share them; without them, a new run learns or inherits its own.
     All that can fail is done before the run folder is touched: a mistake in a setting costs no older run, and leaves
     no folder that bars the way of the corrected command.
     """
@@ -162,7 +171,7 @@ def open_session(
     device = torch.device(device)
     run = RunFolder.resume(path) if resume and (path / FACTS).exists() else RunFolder.claim(path, overwrite)
     try:
-        parts = _prepare(run, config, device)
+        parts = _prepare(run, config, device, tokenizers)
         if not run.begun:
             run.begin()
         return _start(run, config, parts, device, started)
@@ -182,18 +191,21 @@ class Parts:
     model: EncoderDecoder
     optimizer: torch.optim.Optimizer
     notices: list[str]
+    frozen: Frozen
     shadow: Shadow | None = None
     standing: Standing = field(default_factory=Standing)
     metrics_bytes: int = 0
     off_schedule: set[int] = field(default_factory=set)
+    warm: bool = False  # whether the weights are another run's, and in no checkpoint yet
 
 
-def _prepare(run: RunFolder, config: Config, device: torch.device) -> Parts:
+def _prepare(run: RunFolder, config: Config, device: torch.device, tokenizers: TokenizerPair | None) -> Parts:
     """Read, check and build; a run that was only claimed is left as it is."""
     notices: list[str] = []
     _check_config(run, config)
+    start = _start_of(run, config)
     if config.data.kind == "text":
-        tokenizers, dataset, valid_pairs, facts = _text(run, config, notices)
+        tokenizers, dataset, valid_pairs, facts = _text(run, config, start, tokenizers, notices)
         sizes = tokenizers.sizes()
     else:
         tokenizers, sizes, valid_pairs = None, (0, 0, (), ()), []
@@ -202,10 +214,38 @@ def _prepare(run: RunFolder, config: Config, device: torch.device) -> Parts:
     torch.manual_seed(config.train.seed)
     model = build_model(config, *sizes).to(device)
     shadow = Shadow(model, config.train.ema) if config.train.ema else None
-    parts = Parts(tokenizers, dataset, valid_pairs, facts, model, make_optimizer(config, model), notices, shadow)
+    frozen = freeze(model, config.train.freeze)
+    notices += frozen.notices
+    optimizer = make_optimizer(config, model)
+    parts = Parts(tokenizers, dataset, valid_pairs, facts, model, optimizer, notices, frozen, shadow)
     if run.begun:
         _restore(run, config, parts)
+    if start is not None:
+        _warm_start(start, config, parts)
     return parts
+
+
+def _start_of(run: RunFolder, config: Config) -> Start | None:
+    """Open the run that this one starts from; one that has a checkpoint needs it no more."""
+    if not config.train.start_from or (run.begun and (run.facts.get("update") or checkpoint.steps(run.checkpoints))):
+        return None
+    start = Start.open(Path(config.train.start_from), run.path)
+    same_start(run.facts, start, run.path)
+    return start
+
+
+def _warm_start(start: Start, config: Config, parts: Parts) -> None:
+    """Give the model the weights that it starts from, and note whose they are."""
+    grown = start.give_weights(parts.model, parts.tokenizers, config.train.seed)
+    parts.facts["started_from"] = start.facts() | ({"vocabulary": grown} if grown else {})
+    parts.notices += [
+        f"{side}: the vocabulary grows from {old} to {new} entries"
+        + ("; its new rows are frozen as they start" if "embedding" in config.train.freeze else "")
+        for side, (old, new) in grown.items()
+    ]
+    if parts.shadow:  # it begins with what the model begins with
+        parts.shadow = Shadow(parts.model, config.train.ema)
+    parts.warm = True
 
 
 def _restore(run: RunFolder, config: Config, parts: Parts) -> None:
@@ -241,12 +281,13 @@ def _start(run: RunFolder, config: Config, parts: Parts, device: torch.device, s
     run.update(
         status="training",
         name=config.name,
-        parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
+        parameters=parts.frozen.total,
+        trained_parameters=parts.frozen.trained,
         threads=torch.get_num_threads(),
         device=str(device),
         **parts.facts,
     )
-    return Session(
+    session = Session(
         run,
         config,
         Seq2Seq(config, parts.model, parts.tokenizers, run.path, device),
@@ -260,15 +301,22 @@ def _start(run: RunFolder, config: Config, parts: Parts, device: torch.device, s
         off_schedule=parts.off_schedule,
         shadow=parts.shadow,
     )
+    if parts.warm:  # from here on the run is complete in itself: it can go on where the other one is gone
+        session.save(session.standing)
+    return session
 
 
 def make_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Adam or AdamW over all parameters."""
+    """Adam or AdamW over all parameters that are not frozen."""
     train = config.train
     kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
     decay = train.weight_decay if train.optimizer == "adamw" else 0.0
     return kind(
-        model.parameters(), lr=train.learning_rate, betas=(train.beta1, train.beta2), weight_decay=decay, fused=True
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=train.learning_rate,
+        betas=(train.beta1, train.beta2),
+        weight_decay=decay,
+        fused=True,
     )
 
 
@@ -305,20 +353,29 @@ def _first_change(old: Config, new: Config) -> str:
     raise AssertionError("two recipes that differ are written differently")
 
 
-def _text(
-    run: RunFolder, config: Config, notices: list[str]
-) -> tuple[TokenizerPair, Dataset, list[tuple[str, str]], dict[str, Any]]:
+def learn_tokenizers(config: Config, start: Start | None) -> TokenizerPair:
+    """Learn vocabularies from the training pairs, or take over (and extend) those of the run to start from."""
     data = config.data
     files = locate(data.train, seed=data.seed, pairs=data.pairs)
     if files.kind == "stdin":
         raise UserError("data.train is -, and training reads its pairs more than once; write them into a file first.")
+    if start is not None:
+        return start.vocabulary(config, lambda: ((pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap)))
+    numbered = lambda: ((pair.place(files), pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap))  # noqa: E731
+    return learn_sides(data, config.tokenizer, numbered, config.train.seed)
+
+
+def _text(
+    run: RunFolder, config: Config, start: Start | None, tokenizers: TokenizerPair | None, notices: list[str]
+) -> tuple[TokenizerPair, Dataset, list[tuple[str, str]], dict[str, Any]]:
+    data = config.data
     if run.has("tokenizer"):
         run.verify("tokenizer")
         tokenizers = load_tokenizers(run.tokenizer_path)
-    else:
-        pairs = lambda: ((pair.place(files), pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap))  # noqa: E731
-        tokenizers = learn_sides(data, config.tokenizer, pairs, config.train.seed)
+    elif tokenizers is None:
+        tokenizers = learn_tokenizers(config, start)
         notices += tokenizers.notices
+    files = locate(data.train, seed=data.seed, pairs=data.pairs)
     # Alignments that nothing reads are not carried along.
     alignments = find_alignments(data) if config.train.guided_alignment.weight else None
     store = build_store(files, tokenizers, data, cache_folder() / "stores", alignments=alignments)
