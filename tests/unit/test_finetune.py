@@ -162,6 +162,25 @@ def test_a_run_starts_from_another_runs_weights_and_says_so(parent, tmp_path):
     assert not torch.equal(tensors_of(tmp_path / "run")["head.weight"], theirs["head.weight"])
 
 
+def test_a_moving_average_begins_with_the_weights_that_a_run_starts_from(parent, tmp_path):
+    session = open_session(load_like(tuned(ema=0.9), parent()), tmp_path / "run")
+    theirs = tensors_of(parent())
+    with session.shadow.shown():
+        shown = {name: value.clone() for name, value in session.seq2seq.model.state_dict().items() if name in theirs}
+    session.close()
+    assert shown
+    assert all(torch.equal(value, theirs[name]) for name, value in shown.items())
+
+
+def test_a_vocabulary_with_factors_is_taken_over_and_cannot_grow(tmp_path):
+    old = recipe()
+    itda.train(replace(old, data=replace(old.data, source_factors="case")), run=tmp_path / "old")
+    finetune(tmp_path / "new", tmp_path / "old")
+    assert facts_of(tmp_path / "new")["update"] == 6
+    with pytest.raises(UserError, match="cannot grow"):
+        finetune(tmp_path / "grown", tmp_path / "old", "tokenizer.added_from_data=3")
+
+
 def load_like(config, parent_run, *overrides):
     """The whole recipe of a fine-tuning."""
     from itda.config import changed_keys, with_base

@@ -23,7 +23,7 @@ FREE = {
 }
 # How this run extends the vocabulary: the other one's extension is in its vocabulary already.
 OWN = {"tokenizer.added", "tokenizer.added_from_data"}
-ENDS = ("data.kind", "data.src_dim", "data.tgt_dim")
+ENDS = tuple(f"data.{key}" for key in ("kind", "src_dim", "tgt_dim", "source_factors", "target_factors", "tags"))
 SHOWN = 3  # settings that an error names
 
 
@@ -33,7 +33,7 @@ def starting_point(config: Config) -> Path | None:
 
 
 def inherited_keys() -> list[str]:
-    """List the settings that the run decides: model, tokenizer, and what kind of data its two ends are made for."""
+    """List the settings that the run decides: model, tokenizer, and what its two ends are made for."""
     return [
         key
         for key, setting in all_keys().items()

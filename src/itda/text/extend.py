@@ -91,6 +91,8 @@ def unknown_entries(tokenizer: Tokenizer, texts: Iterable[str], min_count: int) 
 
 def origins(old: Tokenizer, new: Tokenizer) -> Origins:
     """Say, for each entry that `new` has behind those of `old`, into which ids `old` cuts its text; <unk> is none."""
+    if new.vocab_size == old.vocab_size:
+        return ()
     if isinstance(new, ListTokenizer):
         cut = [old.parts(entry, inside=True) for entry in new.entries[old.vocab_size - len(SPECIALS) :]]
         return tuple(tuple(number for number, _ in parts if number != UNK) for parts in cut)
