@@ -1,0 +1,159 @@
+"""Race itda against its peers, row by row of the speed table, and write results/speed-*.json, the table, a picture.
+
+python benchmarks/speed.py --peers                      # all rows against all peers; the first run installs them
+python benchmarks/speed.py --peers --rows train-rnn decode-tiny-5 --rounds 5
+python benchmarks/speed.py                              # our side alone, with its share of the machine's limit
+python benchmarks/table.py
+
+Both sides get the same batches, each run is a process of its own, sides take turns, and a ratio is taken within a
+round. The corpus is found under ITDA_DATA. A peer that cannot be installed, or that fails, is named in the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from machine import ROOT, circumstances
+from race.environments import RECIPES, NotInstalled, default_folder, install, versions
+from race.prepared import Prepared, prepare
+from race.rows import Row, chosen
+from race.turns import OURS, Side, SideFailed, our_side, ratios, summary, take_turns
+
+from itda.errors import ItdaError
+
+FORMAT = 1
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def tell(line: str) -> None:
+    """Say at once what happens: a row takes minutes."""
+    print(line, flush=True)
+
+
+def job_for(row: Row, prepared: Prepared) -> dict[str, Any]:
+    """Write the job that every side of a row gets."""
+    job = {"work": row.work, "model": row.model, "vocab_size": prepared.vocab_size, **row.settings}
+    if row.work == "training":
+        count = row.settings["warm"] + row.settings["updates"]
+        job["batches"] = str(prepared.batches(row.settings["batch"], row.settings["batch_unit"], count))
+    if row.work == "decoding":
+        job["sources"] = str(prepared.sources(row.settings["sentences"]))
+    return job
+
+
+@functools.lru_cache(maxsize=None)
+def find_side(name: str, environments: Path, through: tuple[str, ...]) -> tuple[Side, dict[str, str]]:
+    """Give a side and what its environment holds; a peer is installed where it is not yet."""
+    if name not in RECIPES:
+        return our_side(name, through), {}
+    tell(f"  {name}: {environments / name}")
+    python = install(name, environments)
+    return Side(name, python, dict(RECIPES[name].variables), through), versions(python)
+
+
+def race(row: Row, prepared: Prepared, options: argparse.Namespace) -> dict[str, Any]:
+    """Run a row: our side and its peers in turn, then our side once more under the recorder of products."""
+    tell(f"{row.name}: {row.title}")
+    job, through = job_for(row, prepared), tuple(options.through.split())
+    sides, missing, held = {OURS: our_side(OURS, through)}, {}, {}
+    wanted = [*row.peers, *row.same_model] if options.peers else []
+    for name in wanted:
+        if options.only and name not in options.only:
+            missing[name] = "not asked for"
+            continue
+        try:
+            sides[name], held[name] = find_side(name, options.environments, through)
+        except NotInstalled as error:
+            missing[name] = str(error)
+            tell(f"  {error}")
+    results, failed = take_turns(
+        list(sides), options.rounds, lambda name: sides[name].run(job, options.threads), tell
+    )
+    if OURS in failed:
+        raise SideFailed(failed[OURS])
+    compared = {name: ratios(results[OURS], results[name]) for name in sides if name != OURS}
+    record = {
+        "kind": "speed",
+        "format": FORMAT,
+        "row": row.name,
+        "title": row.title,
+        "unit": row.unit,
+        "bar": row.bar,
+        "mark": row.mark,
+        "same_bar": row.same_bar,
+        "same_model": list(row.same_model),
+        "work": {**row.settings, "model": row.model, "vocab_size": prepared.vocab_size, "threads": options.threads},
+        "sides": {name: summary(runs) for name, runs in results.items()},
+        "ratios": {name: found for name, found in compared.items() if found},
+        "missing": missing | failed,
+        "versions": held,
+    }
+    if row.work != "lecture":
+        record["limit"] = limit(sides[OURS], job, record["sides"][OURS], options)
+    return record | circumstances()
+
+
+def limit(side: Side, job: dict[str, Any], ours: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what the products of our side take at the machine's best rate for their shapes, and the share reached."""
+    found = side.run(job | {"record": True}, options.threads)
+    names = ("limit_seconds", "operations", "products", "shapes", "largest")
+    seconds = sorted(sum(laps) for laps in ours["seconds"])
+    share = found["limit_seconds"] / seconds[len(seconds) // 2]
+    tell(f"  limit {found['limit_seconds']:.3f} s, share {share:.1%}")
+    return {name: found[name] for name in names} | {"share": round(share, 4)}
+
+
+def write(record: dict[str, Any], folder: Path) -> None:
+    """Write a result, and say it in a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False)
+    (folder / f"speed-{record['row']}.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+    for name, found in record["ratios"].items():
+        tell(f"  {found['median']:.2f} x {name} [{found['min']:.2f}, {found['max']:.2f}]")
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", action="store_true", help="race the peers too, installing those that are not yet")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PEER", help="only these peers")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only rows with these names or beginnings")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each side runs")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each process")
+    parser.add_argument("--environments", type=Path, default=default_folder(), help="folder of the peers' environments")
+    parser.add_argument("--work", type=Path, help="folder of the prepared data; default: beside the environments")
+    parser.add_argument("--through", default="", help="a command in front of each measured process, such as a lock")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments(argv)
+    options.environments = options.environments.resolve()
+    work = (options.work or options.environments / "work").resolve()
+    status = 0
+    try:
+        rows = chosen(options.rows)
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+        prepared = prepare(work)
+    except (ItdaError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    for row in rows:
+        try:
+            write(race(row, prepared, options), options.results)
+        except SideFailed as error:
+            print(f"{row.name}: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
