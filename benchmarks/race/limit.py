@@ -67,7 +67,7 @@ def found_in(name: str, arguments: tuple[Any, ...]) -> list[Product]:
         case "mkldnn_rnn_layer":
             return _lstm(arguments)
         case "mkldnn_rnn_layer_backward":
-            return 2 * _lstm(arguments)
+            return _lstm_backward(arguments)
     return []
 
 
@@ -80,11 +80,23 @@ def _attention(query: Tensor, key: Tensor, value: Tensor) -> list[Product]:
 
 
 def _lstm(arguments: tuple[Any, ...]) -> list[Product]:
-    values, weight, recurrent = arguments[0], arguments[1], arguments[2]
-    steps, rows, inner = values.shape  # the operator itself is given time first
+    """An LSTM layer over time-first values: all inputs at once, then a product for each step."""
+    values, _, recurrent = arguments[:3]
+    steps, rows, inner = values.shape
     gates, dim = recurrent.shape
     each = Product(1, rows, dim, gates, (False, True))
-    return [Product(1, steps * rows, weight.shape[1], gates, (False, True)), *[each] * steps]
+    return [Product(1, steps * rows, inner, gates, (False, True)), *[each] * steps]
+
+
+def _lstm_backward(arguments: tuple[Any, ...]) -> list[Product]:
+    """The gradients of inputs and of both weights at once, that of the state for each step."""
+    values, _, recurrent = arguments[:3]
+    steps, rows, inner = values.shape
+    gates, dim = recurrent.shape
+    positions, each = steps * rows, Product(1, rows, gates, dim, (False, False))
+    inputs = Product(1, positions, gates, inner, (False, False))
+    weights = [Product(1, gates, positions, width, (True, False)) for width in (inner, dim)]
+    return [inputs, *weights, *[each] * steps]
 
 
 class Products(TorchDispatchMode):
@@ -116,6 +128,8 @@ class Products(TorchDispatchMode):
         if not self.enabled:
             return {}
         seconds = {product: best_time(product) for product in self.counts}
+        for product in self.counts:  # once more, later: what disturbed the first time is gone
+            seconds[product] = min(seconds[product], best_time(product))
         total = sum(seconds[product] * count for product, count in self.counts.items())
         operations = sum(product.operations * count for product, count in self.counts.items())
         return {
