@@ -45,6 +45,8 @@ def job_for(row: Row, prepared: Prepared) -> dict[str, Any]:
         job["batches"] = str(prepared.batches(row.settings["batch"], row.settings["batch_unit"], count))
     if row.work == "decoding":
         job["sources"] = str(prepared.sources(row.settings["sentences"]))
+        if row.same_model:
+            job["weights"] = str(prepared.folder / f"{row.name}.npz")
     return job
 
 
@@ -73,6 +75,7 @@ def race(row: Row, prepared: Prepared, options: argparse.Namespace) -> dict[str,
         except NotInstalled as error:
             missing[name] = str(error)
             tell(f"  {error}")
+    expected = sides[OURS].run(job | {"work": "export"}, options.threads)["outputs"] if row.same_model else []
     results, failed = take_turns(
         list(sides), options.rounds, lambda name: sides[name].run(job, options.threads), tell
     )
@@ -92,12 +95,19 @@ def race(row: Row, prepared: Prepared, options: argparse.Namespace) -> dict[str,
         "work": {**row.settings, "model": row.model, "vocab_size": prepared.vocab_size, "threads": options.threads},
         "sides": {name: summary(runs) for name, runs in results.items()},
         "ratios": {name: found for name, found in compared.items() if found},
+        "same_outputs": {name: same_outputs(expected, results.get(name, [])) for name in row.same_model},
         "missing": missing | failed,
         "versions": held,
     }
     if row.work != "lecture":
         record["limit"] = limit(sides[OURS], job, record["sides"][OURS], options)
     return record | circumstances()
+
+
+def same_outputs(ours: Sequence[list[int]], theirs: Sequence[dict[str, Any] | None]) -> float | None:
+    """Compute the share of outputs that are the same where both run the same model."""
+    found = next((each["outputs"] for each in theirs if each), None)
+    return None if found is None else sum(map(list.__eq__, ours, found)) / len(ours)
 
 
 def limit(side: Side, job: dict[str, Any], ours: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

@@ -7,6 +7,8 @@ and numpy. A job names its work (training, decoding, ...) and where the result g
 from __future__ import annotations
 
 import json
+import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -51,9 +53,9 @@ def read_sources(path: str) -> list[list[int]]:
     return sources
 
 
-def by_length(sources: list[list[int]], size: int) -> Iterator[list[int]]:
-    """Cut the places of sources into batches of similar length, for sides that do not sort by themselves."""
-    order = sorted(range(len(sources)), key=lambda place: len(sources[place]))
+def by_length(sources: list[list[int]], places: list[int], size: int) -> Iterator[list[int]]:
+    """Cut places of sources into batches of similar length, for sides that do not sort by themselves."""
+    order = sorted(places, key=lambda place: len(sources[place]))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
@@ -95,6 +97,51 @@ def memory_now() -> int:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0)
 
 
+def others_share(before: tuple[float, float, float], after: tuple[float, float, float], cores: int) -> float | None:
+    """Compute which share of the machine other processes used between two moments."""
+    wall, machine, own = (b - a for a, b in zip(before, after, strict=True))
+    return max(0.0, (machine - own) / (wall * cores)) if machine and wall else None
+
+
+def moment() -> tuple[float, float, float]:
+    """Read three clocks in seconds: the wall's, all processors' work (0 where unknown), and this process's."""
+    times = os.times()
+    own = times.user + times.system
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return time.perf_counter(), 0.0, own
+    worked = user + nice + system + irq + softirq + steal
+    return time.perf_counter(), worked / os.sysconf("SC_CLK_TCK"), own
+
+
+def decoded(sources: list[list[int]], job: Job, decode: Callable[[list[int], int], list[list[int]]]) -> Result:
+    """Time the decoding of all sources: once with each batch size, then again with the best of them.
+
+    `decode(places, size)` decodes some of the sources, in batches of a size that it cuts itself, and gives ids.
+    """
+    places = list(range(len(sources)))
+    decode(places[: job["batches"][0]], job["batches"][0])  # to warm up
+    seconds: dict[int, list[float]] = {size: [] for size in job["batches"]}
+    outputs: list[list[int]] = []
+    for turn in range(job["passes"]):
+        sizes = list(seconds) if turn == 0 else [min(seconds, key=lambda size: min(seconds[size]))]
+        for size in sizes:
+            start = time.perf_counter()
+            outputs = decode(places, size)
+            seconds[size].append(time.perf_counter() - start)
+    best = min(seconds, key=lambda size: min(seconds[size]))
+    return {
+        "seconds": [statistics.median(seconds[best])],
+        "batch_seconds": {str(size): [round(each, 4) for each in found] for size, found in seconds.items()},
+        "best_batch": best,
+        "sentences": len(sources),
+        "tokens": [sum(map(len, outputs))],
+        "outputs": outputs[:100],
+    }
+
+
 def trained(laps: Laps, job: Job, batches: list[Pairs], losses: list[float], parameters: int) -> Result:
     """Lay out the result of a training: what was timed, and what shows that it was the same work."""
     warm = int(job["warm"])
@@ -112,6 +159,8 @@ def run(works: dict[str, Callable[[Job], Result]], job_file: str) -> None:
     if job["work"] not in works:
         raise SystemExit(f"this side has no {job['work']}")
     before = memory_now()  # the libraries, before any work
+    started = moment()
     result = works[job["work"]](job)
-    result |= {"peak_memory": peak_memory(), "start_memory": before}
+    others = others_share(started, moment(), os.cpu_count() or 1)
+    result |= {"peak_memory": peak_memory(), "start_memory": before, "others": others}
     Path(job["result"]).write_text(json.dumps(result), encoding="utf-8")

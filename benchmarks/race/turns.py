@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 OURS = "itda"
+DISTURBED = 0.06  # others may use so much of the machine; a run with more is taken again
+TRIES = 3
 SLOW = 0.6  # a peer that reaches less of the fastest peer's speed in the first round is not run again
 BENCHMARKS = Path(__file__).resolve().parents[1]
 TIMEOUT = 1800
@@ -33,7 +35,13 @@ class Side:
     through: tuple[str, ...] = ()  # a command in front, such as one that keeps other work off the machine
 
     def run(self, job: dict[str, Any], threads: int) -> dict[str, Any]:
-        """Do a job in a fresh process."""
+        """Do a job in a fresh process; once more where other work disturbed it, and the least disturbed counts."""
+        found: list[dict[str, Any]] = []
+        while len(found) < TRIES and all((each["others"] or 0.0) > DISTURBED for each in found):
+            found.append(self._run(job, threads))
+        return min(found, key=lambda each: each["others"] or 0.0)
+
+    def _run(self, job: dict[str, Any], threads: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             job_file, result = Path(folder) / "job.json", Path(folder) / "result.json"
             job_file.write_text(json.dumps(job | {"result": str(result)}), encoding="utf-8")
@@ -65,9 +73,15 @@ def our_side(name: str = OURS, through: tuple[str, ...] = ()) -> Side:
 
 
 def speed(result: Mapping[str, Any]) -> float:
-    """Compute how much a run did in a second: tokens, or sentences or updates where these are counted."""
-    amount = result.get("sentences") or result.get("updates") or sum(result["tokens"])
-    return float(amount) / sum(result["seconds"])
+    """Compute how much a run did in a second: sentences or updates where these are counted, else target tokens.
+
+    Of a training it is the median over its updates, so that one stall of the machine does not decide.
+    """
+    amount = result.get("sentences") or result.get("updates")
+    if amount:
+        return float(amount) / sum(result["seconds"])
+    laps = zip(result["tokens"], result["seconds"], strict=True)
+    return statistics.median(tokens / seconds for tokens, seconds in laps)
 
 
 def take_turns(
@@ -93,7 +107,7 @@ def take_turns(
                 results[name].append(None)
                 continue
             results[name].append(found)
-            tell(f"  round {number + 1}: {name} {speed(found):.4g}")
+            tell(f"  round {number + 1}: {name} {speed(found):.4g} (others {found.get('others') or 0.0:.0%})")
     return results, failed
 
 
@@ -138,7 +152,8 @@ def summary(runs: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
         "memory_at_start_mib": round(statistics.median(run.get("start_memory", 0) for run in done) / 2**20, 1),
         "seconds": [[round(lap, 4) for lap in run["seconds"]] for run in done],
     }
-    kept = ("parameters", "losses", "sentences")
+    found["others"] = [round(run.get("others") or 0.0, 3) for run in done]
+    kept = ("parameters", "losses", "sentences", "best_batch", "batch_seconds")
     found |= {name: done[0][name] for name in kept if name in done[0]}
     if "tokens" in done[0]:
         found["tokens"] = sum(done[0]["tokens"])

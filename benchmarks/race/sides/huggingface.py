@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import torch
-from race.child import BOS, EOS, PAD, Job, Laps, Result, by_length, read_batches, read_sources, run, trained
+from race.child import BOS, EOS, PAD, Job, Laps, Result, by_length, decoded, read_batches, read_sources, run, trained
 from transformers import MarianConfig, MarianMTModel
 
 
@@ -54,25 +53,24 @@ def decoding(job: Job) -> Result:
     if job.get("steps"):
         model.final_logits_bias[0, EOS] = -1e4
     sources = read_sources(job["sources"])
-    outputs: list[list[int]] = [[]] * len(sources)
-    decode(model, sources[: job["batch"]], job, outputs)
-    start = time.perf_counter()
-    decode(model, sources, job, outputs)
-    seconds = time.perf_counter() - start
-    return {"seconds": [seconds], "sentences": len(sources), "tokens": [sum(map(len, outputs))], "outputs": outputs[:50]}
+    return decoded(sources, job, lambda places, size: decode(model, sources, places, size, job))
 
 
-def decode(model: MarianMTModel, sources: list[list[int]], job: Job, outputs: list[list[int]]) -> None:
+def decode(
+    model: MarianMTModel, sources: list[list[int]], places: list[int], size: int, job: Job
+) -> list[list[int]]:
     """Decode in batches of similar length."""
-    for places in by_length(sources, job["batch"]):
-        rows = [torch.tensor(sources[place]) for place in places]
+    outputs: dict[int, list[int]] = {}
+    for cut in by_length(sources, places, size):
+        rows = [torch.tensor(sources[place]) for place in cut]
         src = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         found = model.generate(
             input_ids=src, attention_mask=(src != PAD).long(), num_beams=job["beam"], do_sample=False,
             max_new_tokens=job.get("steps") or 110,
         )  # fmt: skip
-        for place, ids in zip(places, found[:, 1:].tolist(), strict=True):
+        for place, ids in zip(cut, found[:, 1:].tolist(), strict=True):
             outputs[place] = [token for token in ids if token != PAD]
+    return [outputs[place] for place in places]
 
 
 if __name__ == "__main__":

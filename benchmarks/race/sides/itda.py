@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from itda import config as recipes
@@ -32,8 +33,11 @@ from itda.nn.encoder_decoder import EncoderDecoder
 from itda.training.loop import Standing, Update, UpdateReport, Work, train
 from itda.training.objective import make_objective
 from itda.training.session import make_optimizer, open_session
-from race.child import EOS, Job, Laps, Pairs, Result, by_length, read_batches, read_sources, run, trained
+from race.child import EOS, Job, Laps, Pairs, Result, by_length, decoded, read_batches, read_sources, run, trained
 from race.limit import Products
+
+
+SAME = 100  # outputs that are held against those of a peer with the same weights
 
 
 def recipe(sizes: dict[str, Any], updates: int = 1) -> Config:
@@ -108,21 +112,36 @@ def training(job: Job) -> Result:
 def decoding(job: Job) -> Result:
     """Decode the prepared sources by itda's search; with random weights eos is made all but impossible."""
     sources = read_sources(job["sources"])
+    model = decoding_model(job)
+    settings = Settings(beam_size=job["beam"], scoring=Scoring(strength=1.0))
+    if not job.get("record"):
+        return decoded(sources, job, lambda places, size: decode(model, sources, places, size, job, settings))
+    with Products(enabled=True) as products:
+        products.keep = True
+        decode(model, sources, list(range(len(sources))), job["batches"][0], job, settings)
+    return {"seconds": [0.0]} | products.limit()
+
+
+def decoding_model(job: Job) -> EncoderDecoder:
+    """Make the model of a decoding job: the same weights wherever it is made."""
     _, model = make_model(job)
-    model.eval()
     if job.get("steps"):
         with torch.no_grad():
             model.head.bias[EOS] = -1e4
+    return model.eval()
+
+
+def export(job: Job) -> Result:
+    """Write the weights of a decoding job's model as arrays, for a peer that shall run the very same model.
+
+    And give what it writes, with one step more than the job has: at the last one eos is forced here, not there.
+    """
+    model, sources = decoding_model(job), read_sources(job["sources"])[:SAME]
+    np.savez(job["weights"], **{name: tensor.detach().numpy() for name, tensor in model.state_dict().items()})
     settings = Settings(beam_size=job["beam"], scoring=Scoring(strength=1.0))
-    outputs: list[list[int]] = [[]] * len(sources)
-    with Products(enabled=job.get("record", False)) as products, torch.inference_mode():
-        _decode(model, sources[: job["batch"]], job, settings, outputs)
-        products.keep = True
-        start = time.perf_counter()
-        _decode(model, sources, job, settings, outputs)
-        seconds = time.perf_counter() - start
-    result = {"seconds": [seconds], "sentences": len(sources), "tokens": [sum(map(len, outputs))], "outputs": outputs[:50]}
-    return result | products.limit()
+    longer = job | {"steps": job["steps"] + 1}
+    outputs = decode(model, sources, list(range(len(sources))), job["batches"][0], longer, settings)
+    return {"seconds": [0.0], "outputs": [ids[:-1] for ids in outputs]}
 
 
 def lecture(job: Job) -> Result:
@@ -141,17 +160,20 @@ def lecture(job: Job) -> Result:
     return {"seconds": [sum(laps.seconds(0))], "updates": len(losses), "losses": losses[-1:], "parameters": parameters}
 
 
-def _decode(
-    model: EncoderDecoder, sources: list[list[int]], job: Job, settings: Settings, outputs: list[list[int]]
-) -> None:
-    for places in by_length(sources, job["batch"]):
-        side = pad_tokens([sources[place] for place in places])
-        lengths = torch.tensor([len(sources[place]) - 1 for place in places])
+@torch.inference_mode()
+def decode(
+    model: EncoderDecoder, sources: list[list[int]], places: list[int], size: int, job: Job, settings: Settings
+) -> list[list[int]]:
+    """Decode in batches of similar length, as `Seq2Seq.generate` does; the closing eos is the last of the steps."""
+    outputs: dict[int, list[int]] = {}
+    for cut in by_length(sources, places, size):
+        side = pad_tokens([sources[place] for place in cut])
+        lengths = torch.tensor([len(sources[place]) - 1 for place in cut])
         limits = torch.full_like(lengths, job["steps"] - 1) if job.get("steps") else lengths * 2 + 10
         search = Search(model.decoder, model.head, model.encode(side), limits, settings)
-        for place, found in zip(places, search.run(), strict=True):
-            outputs[place] = [*found[0].ids, EOS]
+        outputs |= {place: [*found[0].ids, EOS] for place, found in zip(cut, search.run(), strict=True)}
+    return [outputs[place] for place in places]
 
 
 if __name__ == "__main__":
-    run({"training": training, "decoding": decoding, "lecture": lecture}, sys.argv[1])
+    run({"training": training, "decoding": decoding, "lecture": lecture, "export": export}, sys.argv[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ from joeynmt.model import Model, build_model
 from joeynmt.search import search
 from joeynmt.training import TrainManager
 from joeynmt.vocabulary import Vocabulary
-from race.child import BOS, EOS, PAD, Job, Laps, Pairs, Result, by_length, read_batches, read_sources, run, trained
+from race.child import BOS, EOS, PAD, Job, Laps, Pairs, Result, by_length, decoded, read_batches, read_sources, run, trained
 
 CPU = torch.device("cpu")
 JOEY_UNK, JOEY_PAD = 0, 1  # a JoeyNMT vocabulary begins with <unk>, and the prepared ids with padding
@@ -106,20 +105,15 @@ def decoding(job: Job) -> Result:
     """Decode the prepared sources by JoeyNMT's search, with its fewest tokens where a number of steps is fixed."""
     model = make_model(job).eval()
     sources = read_sources(job["sources"])
-    outputs: list[list[int]] = [[]] * len(sources)
-    decode(model, sources[: job["batch"]], job, outputs)
-    start = time.perf_counter()
-    decode(model, sources, job, outputs)
-    seconds = time.perf_counter() - start
-    return {"seconds": [seconds], "sentences": len(sources), "tokens": [sum(map(len, outputs))], "outputs": outputs[:50]}
+    return decoded(sources, job, lambda places, size: decode(model, sources, places, size, job))
 
 
-def decode(model: Model, sources: list[list[int]], job: Job, outputs: list[list[int]]) -> None:
+def decode(model: Model, sources: list[list[int]], places: list[int], size: int, job: Job) -> list[list[int]]:
     """Decode in batches of similar length."""
     steps = job.get("steps")
-    for places in by_length(sources, job["batch"]):
-        places = places[::-1]
-        rows = [torch.tensor(sources[place]) for place in places]
+    outputs: dict[int, list[int]] = {}
+    for cut in by_length(sources, places, size):
+        rows = [torch.tensor(sources[place]) for place in cut[::-1]]
         src = swapped(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD))
         lengths = torch.tensor([len(row) for row in rows])
         batch = Batch(src, lengths, None, None, None, torch.arange(len(src)), CPU, JOEY_PAD, EOS, is_train=False)
@@ -127,8 +121,9 @@ def decode(model: Model, sources: list[list[int]], job: Job, outputs: list[list[
             model, batch, max_output_length=steps or 110, beam_size=job["beam"], beam_alpha=1.0, n_best=1,
             min_output_length=steps or 1, generate_unk=True,
         )  # fmt: skip
-        for place, ids in zip(places, found, strict=True):
+        for place, ids in zip(cut[::-1], found, strict=True):
             outputs[place] = [token for token in ids.tolist() if token != JOEY_PAD]
+    return [outputs[place] for place in places]
 
 
 if __name__ == "__main__":

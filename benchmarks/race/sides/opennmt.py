@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator
 
 import pyonmttok
@@ -16,7 +15,7 @@ from onmt.translate import GNMTGlobalScorer
 from onmt.translate.translator import Translator
 from onmt.utils.optimizers import Optimizer
 from onmt.utils.parse import ArgumentParser
-from race.child import EOS, Job, Laps, Pairs, Result, by_length, read_batches, read_sources, run, trained
+from race.child import EOS, Job, Laps, Pairs, Result, by_length, decoded, read_batches, read_sources, run, trained
 
 
 def arguments(job: Job) -> list[str]:
@@ -94,8 +93,6 @@ def training(job: Job) -> Result:
 
     trainer.train(batches(), len(prepared))
     laps.lap()
-    if job.get("save"):
-        torch.save(model.state_dict(), job["save"])
     return trained(laps, job, prepared, losses, sum(p.numel() for p in model.parameters()))
 
 
@@ -104,8 +101,6 @@ def decoding(job: Job) -> Result:
     torch.manual_seed(1)
     given, vocabs = options(job), vocabularies(job["vocab_size"])
     model = build_model(given, given, vocabs, None, -1).eval()
-    if job.get("weights"):
-        model.load_state_dict(torch.load(job["weights"]), strict=False)
     if job.get("steps"):
         with torch.no_grad():
             model.generator.bias[EOS] = -1e4
@@ -117,24 +112,19 @@ def decoding(job: Job) -> Result:
         model, vocabs, asked, given, global_scorer=GNMTGlobalScorer(1.0, 0.0, "avg", "none"), report_score=False
     )
     sources = read_sources(job["sources"])
-    outputs: list[list[int]] = [[]] * len(sources)
-    decode(translator, sources[: job["batch"]], job["batch"], outputs)
-    start = time.perf_counter()
-    decode(translator, sources, job["batch"], outputs)
-    seconds = time.perf_counter() - start
-    return {"seconds": [seconds], "sentences": len(sources), "tokens": [sum(map(len, outputs))], "outputs": outputs[:50]}
+    return decoded(sources, job, lambda places, size: decode(translator, sources, places, size))
 
 
-def decode(translator: Translator, sources: list[list[int]], size: int, outputs: list[list[int]]) -> None:
+def decode(translator: Translator, sources: list[list[int]], places: list[int], size: int) -> list[list[int]]:
     """Decode in batches of similar length, longest first in each, as OpenNMT-py's own iterator does."""
-    for places in by_length(sources, size):
-        places = places[::-1]
-        rows = [torch.tensor(sources[place]) for place in places]
+    outputs: dict[int, list[int]] = {}
+    for cut in by_length(sources, places, size):
+        rows = [torch.tensor(sources[place]) for place in cut[::-1]]
         src = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[:, :, None]
         batch = {"src": src, "srclen": torch.tensor([len(row) for row in rows])}
         found = translator.translate_batch(batch, attn_debug=False)
-        for place, (best, *_) in zip(places, found["predictions"], strict=True):
-            outputs[place] = best.tolist()
+        outputs |= {place: best.tolist() for place, (best, *_) in zip(cut[::-1], found["predictions"], strict=True)}
+    return [outputs[place] for place in places]
 
 
 if __name__ == "__main__":
