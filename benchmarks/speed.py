@@ -15,20 +15,24 @@ import argparse
 import functools
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from machine import ROOT, circumstances
+from race.commands import COMMANDS, own_command
 from race.environments import RECIPES, NotInstalled, default_folder, install, versions
 from race.prepared import Prepared, prepare
-from race.rows import Row, chosen
+from race.rows import ROWS, Row, chosen
+from race.startup import startup
 from race.turns import OURS, Side, SideFailed, our_side, ratios, summary, take_turns
 
 from itda.errors import ItdaError
 
 FORMAT = 1
+STARTUP = "startup"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -50,7 +54,7 @@ def job_for(row: Row, prepared: Prepared) -> dict[str, Any]:
     return job
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def find_side(name: str, environments: Path, through: tuple[str, ...]) -> tuple[Side, dict[str, str]]:
     """Give a side and what its environment holds; a peer is installed where it is not yet."""
     if name not in RECIPES:
@@ -76,9 +80,7 @@ def race(row: Row, prepared: Prepared, options: argparse.Namespace) -> dict[str,
             missing[name] = str(error)
             tell(f"  {error}")
     expected = sides[OURS].run(job | {"work": "export"}, options.threads)["outputs"] if row.same_model else []
-    results, failed = take_turns(
-        list(sides), options.rounds, lambda name: sides[name].run(job, options.threads), tell
-    )
+    results, failed = take_turns(list(sides), options.rounds, lambda name: sides[name].run(job, options.threads), tell)
     if OURS in failed:
         raise SideFailed(failed[OURS])
     compared = {name: ratios(results[OURS], results[name]) for name in sides if name != OURS}
@@ -86,6 +88,7 @@ def race(row: Row, prepared: Prepared, options: argparse.Namespace) -> dict[str,
         "kind": "speed",
         "format": FORMAT,
         "row": row.name,
+        "place": ROWS.index(row),
         "title": row.title,
         "unit": row.unit,
         "bar": row.bar,
@@ -99,9 +102,24 @@ def race(row: Row, prepared: Prepared, options: argparse.Namespace) -> dict[str,
         "missing": missing | failed,
         "versions": held,
     }
+    if options.own_commands and row.work == "training":
+        record["own_commands"] = own_commands(sides, job, prepared, options.threads)
     if row.work != "lecture":
         record["limit"] = limit(sides[OURS], job, record["sides"][OURS], options)
     return record | circumstances()
+
+
+def own_commands(sides: dict[str, Side], job: dict[str, Any], prepared: Prepared, threads: int) -> dict[str, Any]:
+    """Run the peers' own command lines once; what fails is said in the result."""
+    found: dict[str, Any] = {}
+    for name in sorted(set(sides) & set(COMMANDS)):
+        try:
+            found[name] = own_command(name, sides[name], job, prepared, threads)
+            tell(f"  {name}'s own command line: {found[name]['speed']:.4g}")
+        except (SideFailed, subprocess.TimeoutExpired) as error:
+            found[name] = {"speed": None, "failed": str(error)}
+            tell(f"  {error}")
+    return found
 
 
 def same_outputs(ours: Sequence[list[int]], theirs: Sequence[dict[str, Any] | None]) -> float | None:
@@ -120,11 +138,16 @@ def limit(side: Side, job: dict[str, Any], ours: dict[str, Any], options: argpar
     return {name: found[name] for name in names} | {"share": round(share, 4)}
 
 
-def write(record: dict[str, Any], folder: Path) -> None:
-    """Write a result, and say it in a line."""
+def save(record: dict[str, Any], folder: Path) -> None:
+    """Write a result."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False)
     (folder / f"speed-{record['row']}.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def write(record: dict[str, Any], folder: Path) -> None:
+    """Write a result, and say it in a line."""
+    save(record, folder)
     for name, found in record["ratios"].items():
         tell(f"  {found['median']:.2f} x {name} [{found['min']:.2f}, {found['max']:.2f}]")
 
@@ -135,6 +158,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="race the peers too, installing those that are not yet")
     parser.add_argument("--only", nargs="+", default=[], metavar="PEER", help="only these peers")
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="only rows with these names or beginnings")
+    parser.add_argument("--own-commands", action="store_true", help="run the peers' own training commands too, once")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs")
     parser.add_argument("--threads", type=int, default=2, help="threads of each process")
     parser.add_argument("--environments", type=Path, default=default_folder(), help="folder of the peers' environments")
@@ -150,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = (options.work or options.environments / "work").resolve()
     status = 0
     try:
-        rows = chosen(options.rows)
+        rows = chosen([name for name in options.rows if name != STARTUP]) if options.rows != [STARTUP] else []
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
         prepared = prepare(work)
     except (ItdaError, ValueError) as error:
@@ -162,6 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SideFailed as error:
             print(f"{row.name}: {error}", file=sys.stderr)
             status = 1
+    if STARTUP in options.rows or not options.rows:
+        record = startup(options.threads, tuple(options.through.split())) | {"format": FORMAT} | circumstances()
+        save(record, options.results)
     return status
 
 

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from race.child import BOS, EOS, PAD
 
 from itda.batch import SPECIALS
 from itda.config import TokenizerConfig
@@ -16,6 +15,7 @@ from itda.data.catalog import locate
 from itda.data.corpus import read_pairs
 from itda.data.plan import Plan
 from itda.text.tokenizer import TokenizerPair, train_tokenizers
+from race.child import BOS, EOS, PAD
 
 CORPUS = "multi30k_en_de"
 VOCABULARY = 8000
@@ -63,7 +63,7 @@ class Prepared:
         return paths
 
 
-def _updates(plan: Plan):  # noqa: ANN202
+def _updates(plan: Plan):
     epoch = 0
     while True:
         for update in plan.epoch(epoch):

@@ -46,7 +46,11 @@ def _rnn(dim: int, attention: str) -> dict[str, Any]:
 def _decoding(name: str, title: str, model: dict[str, Any], beam: int, bar: float, same_bar: float = 0.0) -> Row:
     words = f"{'greedy' if beam == 1 else f'beam {beam}'}, {title}, 20 steps"
     peers = TORCH_PEERS if model["family"] == "rnn" else TRANSFORMER_PEERS
-    settings = {"beam": beam, "batches": [64], "passes": 1, "steps": 20, "sentences": 128} if model is BASE else {"beam": beam, "batches": [64, 200], "passes": 3, "steps": 20, "sentences": 1000}
+    settings = (
+        {"beam": beam, "batches": [64], "passes": 1, "steps": 20, "sentences": 128}
+        if model is BASE
+        else {"beam": beam, "batches": [64, 200], "passes": 3, "steps": 20, "sentences": 1000}
+    )
     same = ("ctranslate2",) if same_bar else ()
     return Row(f"decode-{name}-{beam}", words, "decoding", peers, bar, None, model, settings, same, same_bar)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 OURS = "itda"
 DISTURBED = 0.06  # others may use so much of the machine; a run with more is taken again
-TRIES = 3
+TRIES = 2
 SLOW = 0.6  # a peer that reaches less of the fastest peer's speed in the first round is not run again
 BENCHMARKS = Path(__file__).resolve().parents[1]
 TIMEOUT = 1800

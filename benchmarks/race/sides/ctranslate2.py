@@ -10,6 +10,7 @@ from typing import Any
 import ctranslate2
 import numpy as np
 from ctranslate2.specs import TransformerSpec
+
 from race.child import BOS, EOS, PAD, Job, Result, decoded, read_sources, run
 
 Arrays = dict[str, np.ndarray]

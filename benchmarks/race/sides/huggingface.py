@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 import torch
-from race.child import BOS, EOS, PAD, Job, Laps, Result, by_length, decoded, read_batches, read_sources, run, trained
 from transformers import MarianConfig, MarianMTModel
+
+from race.child import BOS, EOS, PAD, Job, Laps, Result, by_length, decoded, read_batches, read_sources, run, trained
 
 
 def make_model(job: Job) -> MarianMTModel:
@@ -56,9 +57,7 @@ def decoding(job: Job) -> Result:
     return decoded(sources, job, lambda places, size: decode(model, sources, places, size, job))
 
 
-def decode(
-    model: MarianMTModel, sources: list[list[int]], places: list[int], size: int, job: Job
-) -> list[list[int]]:
+def decode(model: MarianMTModel, sources: list[list[int]], places: list[int], size: int, job: Job) -> list[list[int]]:
     """Decode in batches of similar length."""
     outputs: dict[int, list[int]] = {}
     for cut in by_length(sources, places, size):

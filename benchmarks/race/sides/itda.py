@@ -36,7 +36,6 @@ from itda.training.session import make_optimizer, open_session
 from race.child import EOS, Job, Laps, Pairs, Result, by_length, decoded, read_batches, read_sources, run, trained
 from race.limit import Products
 
-
 SAME = 100  # outputs that are held against those of a peer with the same weights
 
 
@@ -51,7 +50,9 @@ def recipe(sizes: dict[str, Any], updates: int = 1) -> Config:
         tie=sizes["tie"],
         dropout=sizes["dropout"],
         encoder=EncoderConfig(kind=kind, dim=dim, num_layers=layers),
-        decoder=DecoderConfig(kind="transformer" if transformer else "luong", dim=dim, num_layers=layers, bridge="copy"),
+        decoder=DecoderConfig(
+            kind="transformer" if transformer else "luong", dim=dim, num_layers=layers, bridge="copy"
+        ),
         attention=AttentionConfig(kind=sizes.get("attention", "additive"), dim=dim),
         transformer=TransformerConfig(num_heads=sizes.get("heads", 4), ffn_dim=sizes.get("ffn", 256)),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from joeynmt.batch import Batch
@@ -14,28 +13,26 @@ from joeynmt.model import Model, build_model
 from joeynmt.search import search
 from joeynmt.training import TrainManager
 from joeynmt.vocabulary import Vocabulary
-from race.child import BOS, EOS, PAD, Job, Laps, Pairs, Result, by_length, decoded, read_batches, read_sources, run, trained
+
+from race.child import (
+    BOS,
+    EOS,
+    PAD,
+    Job,
+    Laps,
+    Pairs,
+    Result,
+    by_length,
+    decoded,
+    read_batches,
+    read_sources,
+    run,
+    trained,
+)
+from race.sizes import joeynmt_model
 
 CPU = torch.device("cpu")
 JOEY_UNK, JOEY_PAD = 0, 1  # a JoeyNMT vocabulary begins with <unk>, and the prepared ids with padding
-
-
-def configuration(job: Job) -> dict[str, Any]:
-    """Write the sizes of a job as the model section of a JoeyNMT configuration."""
-    sizes = job["model"]
-    dim, dropout = sizes["dim"], sizes["dropout"]
-    embeddings = {"embedding_dim": dim, "scale": sizes["family"] == "transformer", "dropout": dropout}
-    tied = {"tied_embeddings": sizes["tie"] == "all", "tied_softmax": sizes["tie"] == "all"}
-    if sizes["family"] == "transformer":
-        part = {"type": "transformer", "num_layers": sizes["layers"], "num_heads": sizes["heads"], "hidden_size": dim}
-        part |= {"ff_size": sizes["ffn"], "dropout": dropout, "layer_norm": "pre", "embeddings": embeddings}
-        return {"encoder": dict(part), "decoder": dict(part), **tied, "initializer": "xavier_uniform"}
-    encoder = {"type": "recurrent", "rnn_type": "lstm", "hidden_size": dim // 2, "bidirectional": True}
-    attention = {"additive": "bahdanau", "general": "luong"}[sizes["attention"]]
-    decoder = {"type": "recurrent", "rnn_type": "lstm", "hidden_size": dim, "attention": attention}
-    decoder |= {"input_feeding": True, "init_hidden": "bridge", "hidden_dropout": dropout}
-    shared = {"num_layers": 1, "dropout": dropout, "embeddings": embeddings}
-    return {"encoder": encoder | shared, "decoder": decoder | shared, **tied}
 
 
 def vocabulary(size: int) -> Vocabulary:
@@ -53,7 +50,7 @@ def make_model(job: Job) -> Model:
     torch.manual_seed(1)
     logging.disable(logging.CRITICAL)
     words = vocabulary(job["vocab_size"])
-    model = build_model(configuration(job), src_vocab=words, trg_vocab=words)
+    model = build_model(joeynmt_model(job["model"]), src_vocab=words, trg_vocab=words)
     model.loss_function = ("crossentropy", 0.0)
     return model
 

@@ -15,33 +15,16 @@ from onmt.translate import GNMTGlobalScorer
 from onmt.translate.translator import Translator
 from onmt.utils.optimizers import Optimizer
 from onmt.utils.parse import ArgumentParser
+
 from race.child import EOS, Job, Laps, Pairs, Result, by_length, decoded, read_batches, read_sources, run, trained
-
-
-def arguments(job: Job) -> list[str]:
-    """Write the sizes of a job as options of onmt_train."""
-    sizes = job["model"]
-    dim, dropout = str(sizes["dim"]), str(sizes["dropout"])
-    found = ["--hidden_size", dim, "--word_vec_size", dim, "--dropout", dropout, "--max_grad_norm", "1"]
-    found += ["--optim", "adam", "--learning_rate", "0.001", "--normalization", "tokens"]
-    if sizes["family"] == "rnn":
-        attention = {"additive": "mlp", "general": "general"}[sizes["attention"]]
-        found += ["--encoder_type", "brnn", "--decoder_type", "rnn", "--rnn_type", "LSTM", "--layers", "1"]
-        found += ["--global_attention", attention, "--input_feed", "1", "--attention_dropout", "0"]
-    else:
-        found += ["--encoder_type", "transformer", "--decoder_type", "transformer", "--layers", str(sizes["layers"])]
-        found += ["--transformer_ff", str(sizes["ffn"]), "--heads", str(sizes["heads"]), "--attention_dropout", "0"]
-        found += ["--position_encoding", "--param_init", "0", "--param_init_glorot"]
-    if sizes["tie"] == "all":
-        found += ["--share_vocab", "--share_embeddings", "--share_decoder_embeddings"]
-    return found
+from race.sizes import opennmt_arguments
 
 
 def options(job: Job) -> argparse.Namespace:
-    """Read them as OpenNMT-py does."""
+    """Read the sizes of a job as OpenNMT-py reads its options."""
     parser = ArgumentParser()
     opts.train_opts(parser)
-    given, _ = parser.parse_known_args(["--data", "{}", "--src_vocab", "none", *arguments(job)])
+    given, _ = parser.parse_known_args(["--data", "{}", "--src_vocab", "none", *opennmt_arguments(job["model"])])
     given.data = {}
     ArgumentParser.update_model_opts(given)
     ArgumentParser.validate_model_opts(given)
