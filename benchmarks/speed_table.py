@@ -10,23 +10,42 @@ from race.standing import NAMES, Standing, standings
 START, END = "<!-- speed:start -->", "<!-- speed:end -->"
 WORDS = {
     "README.md": {
-        "columns": ("Work", "itda", "Fastest peer", "Ratio", "Bar", "Share of the limit", "Peak memory (MiB): itda, leanest peer"),
+        "columns": (
+            "Work",
+            "itda",
+            "Fastest peer",
+            "Ratio",
+            "Bar",
+            "Share of the limit",
+            "Peak memory (MiB): itda, leanest peer",
+        ),
         "names": {},
-        "about": "Ratios are medians over rounds in which the sides took turns [least, most]; ✓: the bar is cleared. A second line of a row is "
-        "against a peer that ran itda's own weights. The limit: the matrix products of our side at the machine's best rate for each shape. "
-        "Made by `benchmarks/table.py` from what `benchmarks/speed.py --peers` measured.",
+        "about": "Ratios are medians over rounds in which the sides took turns [least, most]; ✓: the bar is cleared. "
+        "A second line of a row is against a peer that ran itda's own weights. The limit: the matrix products of our "
+        "side at the machine's best rate for each shape. Made by `benchmarks/table.py` from what "
+        "`benchmarks/speed.py --peers` measured.",
         "missing": "Not raced",
-        "startup": "seconds",
+        "seconds": "seconds",
     },
     "README.ko.md": {
-        "columns": ("작업", "itda", "가장 빠른 상대", "비율", "기준", "한계 대비", "최대 메모리(MiB): itda, 가장 적은 상대"),
+        "columns": (
+            "작업",
+            "itda",
+            "가장 빠른 상대",
+            "비율",
+            "기준",
+            "한계 대비",
+            "최대 메모리(MiB): itda, 가장 적은 상대",
+        ),
         "names": {"step by step": "한 스텝씩 도는 코드"},
-        "about": "비율은 번갈아 실행한 회차의 중앙값이며 [최소, 최대]입니다. ✓는 기준을 넘었다는 뜻입니다. 같은 작업의 둘째 줄은 itda와 똑같은 가중치를 실행한 상대와의 비교입니다. "
-        "한계는 우리 쪽의 행렬 곱을 이 컴퓨터가 그 모양에서 낼 수 있는 최고 속도로 했을 때의 시간입니다. `benchmarks/speed.py --peers`가 잰 것에서 `benchmarks/table.py`가 만듭니다.",
+        "about": "비율은 번갈아 실행한 회차의 중앙값이며 [최소, 최대]입니다. ✓는 기준을 넘었다는 뜻입니다. 같은 작업의 둘째 "
+        "줄은 itda와 똑같은 가중치를 실행한 상대와의 비교입니다. 한계는 우리 쪽의 행렬 곱을 이 컴퓨터가 그 모양에서 "
+        "낼 수 있는 최고 속도로 했을 때의 시간입니다. `benchmarks/speed.py --peers`가 잰 것에서 "
+        "`benchmarks/table.py`가 만듭니다.",
         "missing": "함께 재지 못한 상대",
-        "startup": "초",
+        "seconds": "초",
     },
-}  # fmt: skip
+}
 
 
 def render(records: Sequence[Mapping[str, Any]], words: Mapping[str, Any]) -> str:
@@ -38,7 +57,7 @@ def render(records: Sequence[Mapping[str, Any]], words: Mapping[str, Any]) -> st
     missing: dict[str, None] = {}
     for record in sorted(records, key=lambda record: record["place"]):
         if record["row"] == "startup":
-            lines += [_startup(name, each, words["startup"]) for name, each in record["commands"].items()]
+            lines += [_startup(name, each, words["seconds"]) for name, each in record["commands"].items()]
             continue
         lines += [_line(each, words["names"]) for each in standings(record)]
         missing |= {

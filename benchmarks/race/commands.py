@@ -100,7 +100,8 @@ def _joeynmt(folder: Path, job: Mapping[str, Any], prepared: Prepared) -> list[s
             "optimizer": "adam", "learning_rate": 0.001, "clip_grad_norm": 1.0, "batch_size": job["batch"],
             "batch_type": "token", "scheduling": "plateau", "patience": 100, "updates": UPDATES, "epochs": 100,
             "validation_freq": 100000, "logging_freq": EVERY, "early_stopping_metric": "loss",
-            "normalization": "tokens", "overwrite": True, "shuffle": True, "print_valid_sents": [0], "keep_best_ckpts": 1, "loss": "crossentropy",
+            "normalization": "tokens", "overwrite": True, "shuffle": True, "print_valid_sents": [0],
+            "keep_best_ckpts": 1, "loss": "crossentropy",
         },
         "model": joeynmt_model(job["model"]),
     }  # fmt: skip

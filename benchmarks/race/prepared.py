@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -63,7 +64,7 @@ class Prepared:
         return paths
 
 
-def _updates(plan: Plan):
+def _updates(plan: Plan) -> Iterator[tuple[int, ...]]:
     epoch = 0
     while True:
         for update in plan.epoch(epoch):

@@ -46,11 +46,9 @@ def _rnn(dim: int, attention: str) -> dict[str, Any]:
 def _decoding(name: str, title: str, model: dict[str, Any], beam: int, bar: float, same_bar: float = 0.0) -> Row:
     words = f"{'greedy' if beam == 1 else f'beam {beam}'}, {title}, 20 steps"
     peers = TORCH_PEERS if model["family"] == "rnn" else TRANSFORMER_PEERS
-    settings = (
-        {"beam": beam, "batches": [64], "passes": 1, "steps": 20, "sentences": 128}
-        if model is BASE
-        else {"beam": beam, "batches": [64, 200], "passes": 3, "steps": 20, "sentences": 1000}
-    )
+    settings: dict[str, Any] = {"beam": beam, "batches": [64, 200], "passes": 3, "steps": 20, "sentences": 1000}
+    if model is BASE:
+        settings |= {"batches": [64], "passes": 1, "sentences": 128}
     same = ("ctranslate2",) if same_bar else ()
     return Row(f"decode-{name}-{beam}", words, "decoding", peers, bar, None, model, settings, same, same_bar)
 
@@ -58,8 +56,8 @@ def _decoding(name: str, title: str, model: dict[str, Any], beam: int, bar: floa
 ROWS = (
     _training("rnn-256-additive", "RNN 256, additive attention, input feeding", _rnn(256, "additive"), 1.8, 0.8),
     _training("rnn-256-general", "RNN 256, general attention, input feeding", _rnn(256, "general"), 1.4, 0.8),
-    _training("rnn-512-additive", "RNN 512, additive attention, input feeding", _rnn(512, "additive"), 1.7, 0.8, updates=5),
-    _training("rnn-512-general", "RNN 512, general attention, input feeding", _rnn(512, "general"), 1.2, 0.8, updates=5),
+    _training("rnn-512-additive", "RNN 512, additive attention, input feeding", _rnn(512, "additive"), 1.7, 0.8),
+    _training("rnn-512-general", "RNN 512, general attention, input feeding", _rnn(512, "general"), 1.2, 0.8),
     _training("tiny", "Transformer tiny", TINY, 1.8, 0.6),
     _training("base", "Transformer base", BASE, 1.15, 0.8, warm=1, updates=1),
     Row("lecture", "the lecture's own program", "lecture", ("classroom",), 3.0, settings={"updates": 1000}),

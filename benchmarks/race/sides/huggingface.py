@@ -1,4 +1,4 @@
-"""Hugging Face transformers: MarianMT, an encoder-decoder Transformer, in the plain loop that its documentation shows."""
+"""Hugging Face transformers: MarianMT, an encoder-decoder Transformer, in the plain loop of its documentation."""
 
 from __future__ import annotations
 

@@ -97,7 +97,8 @@ def training(job: Job) -> Result:
 
     work = Work(
         config.train, model, make_optimizer(config, model), make_objective(config.train), updates,
-        lambda epoch: len(prepared), lambda: {"loss": 0.0}, lambda standing: None, torch.device("cpu"), time.monotonic(),
+        lambda epoch: len(prepared), lambda: {"loss": 0.0}, lambda standing: None, torch.device("cpu"),
+        time.monotonic(),
     )  # fmt: skip
     with Products(enabled=job.get("record", False)) as products:
         for report in train(work, Standing()):
