@@ -24,8 +24,10 @@ from typing import Any
 from machine import ROOT, circumstances
 from race.commands import COMMANDS, own_command
 from race.environments import RECIPES, NotInstalled, default_folder, install, versions
+from race.picture import draw
 from race.prepared import Prepared, prepare
 from race.rows import ROWS, Row, chosen
+from race.standing import read_results
 from race.startup import startup
 from race.turns import OURS, Side, SideFailed, our_side, ratios, summary, take_turns
 
@@ -164,6 +166,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--environments", type=Path, default=default_folder(), help="folder of the peers' environments")
     parser.add_argument("--work", type=Path, help="folder of the prepared data; default: beside the environments")
     parser.add_argument("--through", default="", help="a command in front of each measured process, such as a lock")
+    parser.add_argument("--picture", type=Path, help="draw all races of the results folder here")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
     return parser.parse_args(argv)
 
@@ -189,6 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if STARTUP in options.rows or not options.rows:
         record = startup(options.threads, tuple(options.through.split())) | {"format": FORMAT} | circumstances()
         save(record, options.results)
+    if options.picture:
+        tell(str(draw(read_results(options.results), options.picture)))
     return status
 
 
