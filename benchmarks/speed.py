@@ -26,7 +26,7 @@ from race.commands import COMMANDS, own_command
 from race.environments import RECIPES, NotInstalled, default_folder, install, versions
 from race.picture import draw
 from race.prepared import Prepared, prepare
-from race.rows import ROWS, Row, chosen
+from race.rows import ROWS, TRAINING_FIRST, Row, chosen
 from race.standing import read_results
 from race.startup import startup
 from race.turns import OURS, Side, SideFailed, our_side, ratios, summary, take_turns
@@ -82,7 +82,14 @@ def race(row: Row, prepared: Prepared, options: argparse.Namespace) -> dict[str,
             missing[name] = str(error)
             tell(f"  {error}")
     expected = sides[OURS].run(job | {"work": "export"}, options.threads)["outputs"] if row.same_model else []
-    results, failed = take_turns(list(sides), options.rounds, lambda name: sides[name].run(job, options.threads), tell)
+    if "needs" in row.settings:
+        missing |= train_first(row, sides, prepared, options)
+
+    def run(name: str) -> dict[str, Any]:
+        trained = {"trained": str(trained_file(row, name, options))} if "needs" in row.settings else {}
+        return sides[name].run(job | trained, options.threads)
+
+    results, failed = take_turns(list(sides), options.rounds, run, tell)
     if OURS in failed:
         raise SideFailed(failed[OURS])
     compared = {name: ratios(results[OURS], results[name]) for name in sides if name != OURS}
@@ -107,8 +114,34 @@ def race(row: Row, prepared: Prepared, options: argparse.Namespace) -> dict[str,
     if options.own_commands and row.work == "training":
         record["own_commands"] = own_commands(sides, job, prepared, options.threads)
     if row.work != "lecture":
-        record["limit"] = limit(sides[OURS], job, record["sides"][OURS], options)
+        own = {"trained": str(trained_file(row, OURS, options))} if "needs" in row.settings else {}
+        record["limit"] = limit(sides[OURS], job | own, record["sides"][OURS], options)
     return record | circumstances()
+
+
+def trained_file(row: Row, name: str, options: argparse.Namespace) -> Path:
+    """Name the file with the weights that a side has trained for a row."""
+    file: Path = options.trained / f"{name}-{row.settings['needs']}-{options.train_updates}.weights"
+    return file.resolve()
+
+
+def train_first(row: Row, sides: dict[str, Side], prepared: Prepared, options: argparse.Namespace) -> dict[str, str]:
+    """Let each side train its model where there is none yet; a side that fails leaves the race, and why is given."""
+    options.trained.mkdir(parents=True, exist_ok=True)
+    batches = prepared.batches(TRAINING_FIRST["batch"], TRAINING_FIRST["batch_unit"], options.train_updates)
+    job = {"work": "training", "model": row.model, "vocab_size": prepared.vocab_size, "batches": str(batches)}
+    failed = {}
+    for name, side in list(sides.items()):
+        file = trained_file(row, name, options)
+        if file.exists():
+            continue
+        tell(f"  {name} trains for {options.train_updates} updates")
+        try:
+            side.run(job | TRAINING_FIRST | {"save": str(file)}, options.threads, tries=1)
+        except (SideFailed, subprocess.TimeoutExpired) as error:
+            failed[name] = str(error)
+            sides.pop(name)
+    return failed
 
 
 def own_commands(sides: dict[str, Side], job: dict[str, Any], prepared: Prepared, threads: int) -> dict[str, Any]:
@@ -165,6 +198,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="threads of each process")
     parser.add_argument("--environments", type=Path, default=default_folder(), help="folder of the peers' environments")
     parser.add_argument("--work", type=Path, help="folder of the prepared data; default: beside the environments")
+    parser.add_argument("--trained", type=Path, help="folder of trained weights, made where missing (trained-... rows)")
+    parser.add_argument("--train-updates", type=int, default=600, help="how long each side trains for these rows")
     parser.add_argument("--through", default="", help="a command in front of each measured process, such as a lock")
     parser.add_argument("--picture", type=Path, help="draw all races of the results folder here")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
@@ -184,6 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     for row in rows:
+        if "needs" in row.settings and not options.trained:
+            tell(f"{row.name} is left out: it needs --trained FOLDER")
+            continue
         try:
             write(race(row, prepared, options), options.results)
         except SideFailed as error:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 PAD, BOS, EOS = 0, 2, 3  # of the prepared ids
+RATE = 0.001  # Adam's, where a job says nothing else
+MOST_STEPS = 60  # of a trained model, which stops by itself; no sentence of the corpus is longer
 Job = dict[str, Any]
 Result = dict[str, Any]
 
@@ -86,6 +88,11 @@ def peak_memory() -> int:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def most_steps(job: Job) -> int:
+    """Give how many tokens an output may have, eos included: with random weights, how many it has."""
+    return int(job.get("steps") or MOST_STEPS)
 
 
 def memory_now() -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from race.child import RATE
 from race.prepared import Prepared
 from race.sizes import joeynmt_model, opennmt_arguments
 from race.turns import Side, SideFailed, clean_environment
@@ -70,7 +71,7 @@ def _opennmt(folder: Path, job: Mapping[str, Any], prepared: Prepared) -> list[s
     corpora = {"corpus": {"path_src": str(src), "path_tgt": str(tgt), "transforms": [], "weight": 1}}
     config = folder / "config.yaml"  # JSON is YAML
     config.write_text(json.dumps({"data": corpora, "skip_empty_level": "silent"}), encoding="utf-8")
-    sizes = opennmt_arguments(job["model"])
+    sizes = opennmt_arguments(job["model"], job)
     return [
         "-m", "onmt.bin.train", "--config", str(config), "--src_vocab", str(vocabulary), "--tgt_vocab", str(vocabulary),
         "--src_vocab_size", str(prepared.vocab_size), "--tgt_vocab_size", str(prepared.vocab_size), *sizes,
@@ -97,7 +98,7 @@ def _joeynmt(folder: Path, job: Mapping[str, Any], prepared: Prepared) -> list[s
         "data": data | {"src": side | {"lang": "en"}, "trg": side | {"lang": "de"}},
         "testing": {"beam_size": 1, "batch_size": 2, "batch_type": "sentence", "eval_metrics": ["bleu"], "n_best": 1},
         "training": {
-            "optimizer": "adam", "learning_rate": 0.001, "clip_grad_norm": 1.0, "batch_size": job["batch"],
+            "optimizer": "adam", "learning_rate": RATE, "clip_grad_norm": 1.0, "batch_size": job["batch"],
             "batch_type": "token", "scheduling": "plateau", "patience": 100, "updates": UPDATES, "epochs": 100,
             "validation_freq": 100000, "logging_freq": EVERY, "early_stopping_metric": "loss",
             "normalization": "tokens", "overwrite": True, "shuffle": True, "print_valid_sents": [0],

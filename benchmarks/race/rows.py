@@ -53,6 +53,15 @@ def _decoding(name: str, title: str, model: dict[str, Any], beam: int, bar: floa
     return Row(f"decode-{name}-{beam}", words, "decoding", peers, bar, None, model, settings, same, same_bar)
 
 
+def _trained(name: str, title: str, model: dict[str, Any], beam: int, bar: float) -> Row:
+    """Each side decodes with a model that it has trained itself, and stops where that says so."""
+    words = f"{'greedy' if beam == 1 else f'beam {beam}'}, {title}, trained, natural stop"
+    settings: dict[str, Any] = {"beam": beam, "batches": [64, 200], "passes": 3, "sentences": 1000, "needs": name}
+    return Row(f"trained-{name}-{beam}", words, "decoding", TORCH_PEERS, bar, None, model, settings)
+
+
+# What a side trains where a row needs a trained model: the same batches on all sides.
+TRAINING_FIRST = {"batch": 64, "batch_unit": "sentences", "learning_rate": 0.002, "warm": 0}
 ROWS = (
     _training("rnn-256-additive", "RNN 256, additive attention, input feeding", _rnn(256, "additive"), 1.8, 0.8),
     _training("rnn-256-general", "RNN 256, general attention, input feeding", _rnn(256, "general"), 1.4, 0.8),
@@ -67,6 +76,7 @@ ROWS = (
         {"batch": 128, "batch_unit": "sentences", "warm": 1, "updates": 3},
     ),
     *(_decoding("rnn-256", "RNN 256", _rnn(256, "additive"), beam, 2.0) for beam in (1, 5)),
+    *(_trained("rnn-256", "RNN 256", _rnn(256, "additive"), beam, 2.0) for beam in (1, 5)),
     *(_decoding("tiny", "Transformer tiny", TINY, beam, 2.0, 0.9) for beam in (1, 5)),
     *(_decoding("base", "Transformer base", BASE, beam, 1.5, 0.9) for beam in (1, 5)),
 )  # fmt: skip

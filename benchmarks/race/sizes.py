@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from race.child import RATE
 
-def opennmt_arguments(sizes: Mapping[str, Any]) -> list[str]:
-    """Write sizes as options of onmt_train."""
+
+def opennmt_arguments(sizes: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
+    """Write sizes, and the learning rate of a job, as options of onmt_train."""
     dim, dropout = str(sizes["dim"]), str(sizes["dropout"])
     found = ["--hidden_size", dim, "--word_vec_size", dim, "--dropout", dropout, "--max_grad_norm", "1"]
-    found += ["--optim", "adam", "--learning_rate", "0.001", "--normalization", "tokens"]
+    found += ["--optim", "adam", "--learning_rate", str(job.get("learning_rate", RATE)), "--normalization", "tokens"]
     if sizes["family"] == "rnn":
         attention = {"additive": "mlp", "general": "general"}[sizes["attention"]]
         found += ["--encoder_type", "brnn", "--decoder_type", "rnn", "--rnn_type", "LSTM", "--layers", "1"]

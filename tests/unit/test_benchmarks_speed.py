@@ -96,6 +96,20 @@ def test_products_are_counted_forward_and_backward(benchmark):
     assert found["limit_seconds"] > 0
 
 
+def test_products_are_counted_in_inference_mode_too(benchmark):
+    limit = benchmark("race.limit")
+    layer, lstm = torch.nn.Linear(4, 5), torch.nn.LSTM(4, 6)
+    with torch.inference_mode(), limit.Products(enabled=True) as products:
+        products.keep = True
+        layer(torch.randn(3, 4))
+        assert [(p.rows, p.inner, p.columns) for p in products.counts.elements()] == [(3, 4, 5)]
+        products.counts.clear()
+        lstm(torch.randn(2, 3, 4))
+        torch.nn.functional.scaled_dot_product_attention(*(torch.randn(1, 2, 3, 4) for _ in range(3)))
+    operations = sum(product.operations for product in products.counts.elements())
+    assert operations == 2 * 24 * (2 * 3 * 4 + 2 * 3 * 6) + 2 * 2 * (3 * 4 * 3 + 3 * 3 * 4)
+
+
 def test_what_is_not_asked_for_is_not_counted(benchmark):
     limit = benchmark("race.limit")
     with limit.Products(enabled=False) as products:

@@ -11,7 +11,7 @@ import ctranslate2
 import numpy as np
 from ctranslate2.specs import TransformerSpec
 
-from race.child import BOS, EOS, PAD, Job, Result, decoded, read_sources, run
+from race.child import BOS, EOS, PAD, Job, Result, decoded, most_steps, read_sources, run
 
 Arrays = dict[str, np.ndarray]
 LAYOUTS = ((1, 2), (2, 1))  # batches at a time, threads for each; both are tried on two threads
@@ -84,9 +84,9 @@ def decoding(job: Job) -> Result:
     def decode(translator: ctranslate2.Translator, places: list[int], size: int) -> list[list[int]]:
         found = translator.translate_batch(
             [texts[place] for place in places], beam_size=job["beam"], max_batch_size=size, length_penalty=1.0,
-            max_decoding_length=job.get("steps") or 110,
+            max_decoding_length=most_steps(job),
         )  # fmt: skip
-        return [[*(numbers[name] for name in one.hypotheses[0]), EOS][: job.get("steps")] for one in found]
+        return [[*(numbers[name] for name in one.hypotheses[0]), EOS][: most_steps(job)] for one in found]
 
     with tempfile.TemporaryDirectory() as folder:
         write_model(job, folder)

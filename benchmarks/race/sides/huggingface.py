@@ -7,7 +7,22 @@ import sys
 import torch
 from transformers import MarianConfig, MarianMTModel
 
-from race.child import BOS, EOS, PAD, Job, Laps, Result, by_length, decoded, read_batches, read_sources, run, trained
+from race.child import (
+    BOS,
+    EOS,
+    PAD,
+    RATE,
+    Job,
+    Laps,
+    Result,
+    by_length,
+    decoded,
+    most_steps,
+    read_batches,
+    read_sources,
+    run,
+    trained,
+)
 
 
 def make_model(job: Job) -> MarianMTModel:
@@ -29,7 +44,7 @@ def make_model(job: Job) -> MarianMTModel:
 def training(job: Job) -> Result:
     """Train on the prepared batches."""
     model = make_model(job).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=job.get("learning_rate", RATE), fused=True)
     prepared, laps, losses = read_batches(job["batches"]), Laps(), []
     for pairs in prepared:
         src, tgt = torch.from_numpy(pairs.src), torch.from_numpy(pairs.tgt)
@@ -65,7 +80,7 @@ def decode(model: MarianMTModel, sources: list[list[int]], places: list[int], si
         src = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         found = model.generate(
             input_ids=src, attention_mask=(src != PAD).long(), num_beams=job["beam"], do_sample=False,
-            max_new_tokens=job.get("steps") or 110,
+            max_new_tokens=most_steps(job),
         )  # fmt: skip
         for place, ids in zip(cut, found[:, 1:].tolist(), strict=True):
             outputs[place] = [token for token in ids if token != PAD]

@@ -33,13 +33,27 @@ from itda.nn.encoder_decoder import EncoderDecoder
 from itda.training.loop import Standing, Update, UpdateReport, Work, train
 from itda.training.objective import make_objective
 from itda.training.session import make_optimizer, open_session
-from race.child import EOS, Job, Laps, Pairs, Result, by_length, decoded, read_batches, read_sources, run, trained
+from race.child import (
+    EOS,
+    RATE,
+    Job,
+    Laps,
+    Pairs,
+    Result,
+    by_length,
+    decoded,
+    most_steps,
+    read_batches,
+    read_sources,
+    run,
+    trained,
+)
 from race.limit import Products
 
 SAME = 100  # outputs that are held against those of a peer with the same weights
 
 
-def recipe(sizes: dict[str, Any], updates: int = 1) -> Config:
+def recipe(sizes: dict[str, Any], updates: int = 1, rate: float = RATE) -> Config:
     """Write the sizes of a job as an itda recipe."""
     transformer = sizes["family"] == "transformer"
     dim = sizes["dim"]
@@ -65,14 +79,14 @@ def recipe(sizes: dict[str, Any], updates: int = 1) -> Config:
             encoder=EncoderConfig(cell="gru", dim=2 * dim),
             decoder=DecoderConfig(kind="bahdanau", cell="gru", dim=dim),
         )
-    optim = TrainConfig(updates=updates, learning_rate=0.001, clip_norm=1.0, validate_every=10**9)
+    optim = TrainConfig(updates=updates, learning_rate=rate, clip_norm=1.0, validate_every=10**9)
     return Config(data=DataConfig(kind="text"), model=model, train=optim)
 
 
 def make_model(job: Job, updates: int = 1) -> tuple[Config, EncoderDecoder]:
     """Build the model of a job with its own initial weights."""
     torch.manual_seed(1)
-    config = recipe(job["model"], updates)
+    config = recipe(job["model"], updates, job.get("learning_rate", RATE))
     return config, build_model(config, job["vocab_size"], job["vocab_size"])
 
 
@@ -107,8 +121,16 @@ def training(job: Job) -> Result:
                 if len(losses) == len(prepared):
                     laps.lap()
             products.keep = len(losses) >= job["warm"]
+    if job.get("save"):
+        save(model, job["save"])
     result = trained(laps, job, prepared, losses, sum(p.numel() for p in model.parameters()))
     return result | products.limit()
+
+
+def save(model: EncoderDecoder, path: str) -> None:
+    """Write all weights as arrays."""
+    with Path(path).open("wb") as file:
+        np.savez(file, **{name: tensor.detach().numpy() for name, tensor in model.state_dict().items()})
 
 
 def decoding(job: Job) -> Result:
@@ -125,8 +147,11 @@ def decoding(job: Job) -> Result:
 
 
 def decoding_model(job: Job) -> EncoderDecoder:
-    """Make the model of a decoding job: the same weights wherever it is made."""
+    """Make the model of a decoding job, trained or with random weights: the same wherever it is made."""
     _, model = make_model(job)
+    if job.get("trained"):
+        with np.load(job["trained"]) as arrays:
+            model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     if job.get("steps"):
         with torch.no_grad():
             model.head.bias[EOS] = -1e4
@@ -139,7 +164,7 @@ def export(job: Job) -> Result:
     And give what it writes, with one step more than the job has: at the last one eos is forced here, not there.
     """
     model, sources = decoding_model(job), read_sources(job["sources"])[:SAME]
-    np.savez(job["weights"], **{name: tensor.detach().numpy() for name, tensor in model.state_dict().items()})
+    save(model, job["weights"])
     settings = Settings(beam_size=job["beam"], scoring=Scoring(strength=1.0))
     longer = job | {"steps": job["steps"] + 1}
     outputs = decode(model, sources, list(range(len(sources))), job["batches"][0], longer, settings)
@@ -170,8 +195,7 @@ def decode(
     outputs: dict[int, list[int]] = {}
     for cut in by_length(sources, places, size):
         side = pad_tokens([sources[place] for place in cut])
-        lengths = torch.tensor([len(sources[place]) - 1 for place in cut])
-        limits = torch.full_like(lengths, job["steps"] - 1) if job.get("steps") else lengths * 2 + 10
+        limits = torch.full((len(cut),), most_steps(job) - 1)
         search = Search(model.decoder, model.head, model.encode(side), limits, settings)
         outputs |= {place: [*found[0].ids, EOS] for place, found in zip(cut, search.run(), strict=True)}
     return [outputs[place] for place in places]

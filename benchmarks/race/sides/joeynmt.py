@@ -18,12 +18,14 @@ from race.child import (
     BOS,
     EOS,
     PAD,
+    RATE,
     Job,
     Laps,
     Pairs,
     Result,
     by_length,
     decoded,
+    most_steps,
     read_batches,
     read_sources,
     run,
@@ -67,9 +69,9 @@ def swapped(ids: torch.Tensor) -> torch.Tensor:
     return torch.where(ids < 2, 1 - ids, ids)
 
 
-def manager(model: Model) -> TrainManager:
+def manager(model: Model, rate: float) -> TrainManager:
     """Make a TrainManager without its folder, its log and its schedule: what its `_train_step` reads."""
-    settings = {"optimizer": "adam", "learning_rate": 0.001, "clip_grad_norm": 1.0, "adam_betas": (0.9, 0.999)}
+    settings = {"optimizer": "adam", "learning_rate": rate, "clip_grad_norm": 1.0, "adam_betas": (0.9, 0.999)}
     settings |= {"weight_decay": 0.0, "clip_grad_val": None}
     made = TrainManager.__new__(TrainManager)
     made.model, made.n_gpu, made.scaler, made.device, made.rank = model, 0, None, CPU, 0
@@ -83,7 +85,7 @@ def manager(model: Model) -> TrainManager:
 def training(job: Job) -> Result:
     """Train by JoeyNMT's own step on the prepared batches; around it, what its loop does."""
     model = make_model(job)
-    trainer = manager(model)
+    trainer = manager(model, job.get("learning_rate", RATE))
     prepared, laps, losses = read_batches(job["batches"]), Laps(), []
     model.zero_grad()
     for pairs in prepared:
@@ -95,19 +97,22 @@ def training(job: Job) -> Result:
         model.zero_grad()
         losses.append(loss)
     laps.lap()
+    if job.get("save"):
+        torch.save(model.state_dict(), job["save"])
     return trained(laps, job, prepared, losses, sum(p.numel() for p in model.parameters()))
 
 
 def decoding(job: Job) -> Result:
     """Decode the prepared sources by JoeyNMT's search, with its fewest tokens where a number of steps is fixed."""
     model = make_model(job).eval()
+    if job.get("trained"):
+        model.load_state_dict(torch.load(job["trained"]))
     sources = read_sources(job["sources"])
     return decoded(sources, job, lambda places, size: decode(model, sources, places, size, job))
 
 
 def decode(model: Model, sources: list[list[int]], places: list[int], size: int, job: Job) -> list[list[int]]:
     """Decode in batches of similar length."""
-    steps = job.get("steps")
     outputs: dict[int, list[int]] = {}
     for cut in by_length(sources, places, size):
         rows = [torch.tensor(sources[place]) for place in cut[::-1]]
@@ -115,8 +120,8 @@ def decode(model: Model, sources: list[list[int]], places: list[int], size: int,
         lengths = torch.tensor([len(row) for row in rows])
         batch = Batch(src, lengths, None, None, None, torch.arange(len(src)), CPU, JOEY_PAD, EOS, is_train=False)
         found, _, _ = search(
-            model, batch, max_output_length=steps or 110, beam_size=job["beam"], beam_alpha=1.0, n_best=1,
-            min_output_length=steps or 1, generate_unk=True,
+            model, batch, max_output_length=most_steps(job), beam_size=job["beam"], beam_alpha=1.0, n_best=1,
+            min_output_length=job.get("steps") or 1, generate_unk=True,
         )  # fmt: skip
         for place, ids in zip(cut[::-1], found, strict=True):
             outputs[place] = [token for token in ids.tolist() if token != JOEY_PAD]

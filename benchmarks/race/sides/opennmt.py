@@ -16,7 +16,20 @@ from onmt.translate.translator import Translator
 from onmt.utils.optimizers import Optimizer
 from onmt.utils.parse import ArgumentParser
 
-from race.child import EOS, Job, Laps, Pairs, Result, by_length, decoded, read_batches, read_sources, run, trained
+from race.child import (
+    EOS,
+    Job,
+    Laps,
+    Pairs,
+    Result,
+    by_length,
+    decoded,
+    most_steps,
+    read_batches,
+    read_sources,
+    run,
+    trained,
+)
 from race.sizes import opennmt_arguments
 
 
@@ -24,7 +37,7 @@ def options(job: Job) -> argparse.Namespace:
     """Read the sizes of a job as OpenNMT-py reads its options."""
     parser = ArgumentParser()
     opts.train_opts(parser)
-    given, _ = parser.parse_known_args(["--data", "{}", "--src_vocab", "none", *opennmt_arguments(job["model"])])
+    given, _ = parser.parse_known_args(["--data", "{}", "--src_vocab", "none", *opennmt_arguments(job["model"], job)])
     given.data = {}
     ArgumentParser.update_model_opts(given)
     ArgumentParser.validate_model_opts(given)
@@ -76,6 +89,8 @@ def training(job: Job) -> Result:
 
     trainer.train(batches(), len(prepared))
     laps.lap()
+    if job.get("save"):
+        torch.save(model.state_dict(), job["save"])
     return trained(laps, job, prepared, losses, sum(p.numel() for p in model.parameters()))
 
 
@@ -84,12 +99,14 @@ def decoding(job: Job) -> Result:
     torch.manual_seed(1)
     given, vocabs = options(job), vocabularies(job["vocab_size"])
     model = build_model(given, given, vocabs, None, -1).eval()
+    if job.get("trained"):
+        torch.nn.Module.load_state_dict(model, torch.load(job["trained"]))
     if job.get("steps"):
         with torch.no_grad():
             model.generator.bias[EOS] = -1e4
     parser = ArgumentParser()
     opts.translate_opts(parser)
-    limits = ["--max_length", str(job.get("steps") or 110), "--max_length_ratio", "0"]
+    limits = ["--max_length", str(most_steps(job)), "--max_length_ratio", "0"]
     asked = parser.parse_args(["--model", "none", "--src", "none", "--beam_size", str(job["beam"]), *limits])
     translator = Translator.from_opt(
         model, vocabs, asked, given, global_scorer=GNMTGlobalScorer(1.0, 0.0, "avg", "none"), report_score=False
