@@ -122,14 +122,14 @@ def measure_beam(value: int, line: str) -> list[float]:
 AXES = {
     "sentences": Axis((1_000, 10_000, 100_000, 1_000_000), "lines of the corpus", ("store", "plan"), measure_sentences),
     "length": Axis(
-        (10, 30, 100, 300, 1000, 2000), "tokens of a sentence (4 sentences)", tuple(MODELS),
+        (10, 30, 100, 300, 1000, 2000), "tokens of a sentence\n(4 sentences)", tuple(MODELS),
         lambda value, line: measure_training(line, 8000, 4, value),
     ),
     "vocabulary": Axis(
-        (1000, 4000, 16_000, 64_000), "entries of the vocabulary (64 sentences of 15 tokens)", tuple(MODELS),
+        (1000, 4000, 16_000, 64_000), "entries of the vocabulary\n(64 sentences of 15 tokens)", tuple(MODELS),
         lambda value, line: measure_training(line, value, 64, 15),
     ),
-    "beam": Axis((1, 2, 5, 10, 20, 50), "beam size (32 sentences, 20 steps)", tuple(MODELS), measure_beam),
+    "beam": Axis((1, 2, 5, 10, 20, 50), "beam size\n(32 sentences, 20 steps)", tuple(MODELS), measure_beam),
 }  # fmt: skip
 
 
@@ -169,6 +169,14 @@ def exponent(points: Sequence[dict[str, Any]], name: str, base: str = "") -> flo
     return round(math.log(last / before) / math.log(points[-1]["value"] / points[-2]["value"]), 2)
 
 
+def short(value: int) -> str:
+    """Write 64,000 as 64k, and 1,000,000 as 1M."""
+    for size, letter in ((1_000_000, "M"), (1000, "k")):
+        if value >= size and value % size == 0:
+            return f"{value // size}{letter}"
+    return str(value)
+
+
 def draw(record: dict[str, Any], path: Path) -> Path:
     """Draw each axis: seconds above, memory below, on logarithmic scales."""
     from itda.explain import fonts, picture
@@ -176,6 +184,7 @@ def draw(record: dict[str, Any], path: Path) -> Path:
 
     with fonts.drawing():
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
         axes = record["axes"]
         figure = Figure(figsize=(3.1 * len(axes), 5.2), layout="constrained")
@@ -187,11 +196,16 @@ def draw(record: dict[str, Any], path: Path) -> Path:
                 style = {"marker": "o", "markersize": 3.5, "linewidth": 1.4, "color": colour, "label": line}
                 top.plot(values, [each["seconds"] for each in found["points"]], **style)
                 bottom.plot(values, [each["peak_memory"] / 2**20 for each in found["points"]], **style)
+            values = [each["value"] for each in next(iter(lines.values()))["points"]]
             for panel in (top, bottom):
                 panel.set_xscale("log")
+                panel.xaxis.set_minor_locator(NullLocator())
+                panel.set_xticks(values, [short(value) for value in values])
                 panel.grid(color=picture.FAINT, linewidth=0.6)
                 panel.spines[["top", "right"]].set_visible(False)
             top.set_yscale("log")
+            top.yaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+            top.yaxis.set_minor_formatter(NullFormatter())
             bottom.set_ylim(bottom=0)
             bottom.set_xlabel(AXES[name].label)
             top.legend(frameon=False, fontsize=8, labelcolor=picture.INK)

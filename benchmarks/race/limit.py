@@ -116,7 +116,7 @@ class Products(TorchDispatchMode):
             super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        """Count, then run; in inference mode operators come undivided (`linear`, `matmul`), so these are taken apart."""
+        """Count, then run; in inference mode operators come undivided (`linear`), so these are taken apart."""
         with self:
             divided = func.decompose(*args, **(kwargs or {}))
         if divided is not NotImplemented:

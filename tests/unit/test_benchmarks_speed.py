@@ -263,6 +263,14 @@ def test_how_fast_something_grows(benchmark):
     assert growth.exponent(points, "seconds") == 2.0
     assert growth.exponent(points, "peak_memory", "start_memory") == 1.0
     assert growth.exponent(points[:1], "seconds") is None
+    assert [growth.short(value) for value in (50, 1000, 64_000, 1_000_000, 1500)] == ["50", "1k", "64k", "1M", "1500"]
+
+
+def test_the_picture_of_growth(benchmark, tmp_path):
+    growth = benchmark("growth")
+    points = [{"value": n, "seconds": n / 100, "peak_memory": n << 20, "start_memory": 0} for n in (1, 10, 50)]
+    found = {"beam": {line: {"points": points} for line in growth.MODELS}}
+    assert growth.draw({"axes": found}, tmp_path / "growth.png").stat().st_size > 5000
 
 
 def test_ids_go_to_every_side_as_they_are(benchmark, tmp_path):
