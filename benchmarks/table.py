@@ -1,6 +1,7 @@
-"""Write the results table of README.md and README.ko.md from results/quality-*.json; `--check` only compares.
+"""Write the tables of README.md and README.ko.md from results/quality-*.json and speed-*.json; `--check` only compares.
 
-Each README holds the table between the lines `<!-- results:start -->` and `<!-- results:end -->`.
+Each README holds the first between the lines `<!-- results:start -->` and `<!-- results:end -->`, and the table of
+speed between `<!-- speed:start -->` and `<!-- speed:end -->`, which may be left out while nothing was measured.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import speed_table
+from race.standing import read_results as read_races
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- results:start -->", "<!-- results:end -->"
@@ -113,12 +117,20 @@ def _machine(machine: dict[str, Any], cores: str) -> str:
     return f"{machine['gpu'] or machine['cpu']}, {count}, torch {machine['torch']}"
 
 
-def renewed(text: str, table: str, name: str) -> str:
+def renewed(text: str, table: str, name: str, start: str = START, end: str = END) -> str:
     """Put a table between the two marks of a README."""
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise TableError(f"{name} must hold the line {START} once and below it {END} once; add them where it belongs.")
-    before, rest = text.split(START)
-    return f"{before}{START}\n{table}{END}{rest.split(END)[1]}"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise TableError(f"{name} must hold the line {start} once and below it {end} once; add them where it belongs.")
+    before, rest = text.split(start)
+    return f"{before}{start}\n{table}{end}{rest.split(end)[1]}"
+
+
+def with_speed(text: str, races: Sequence[dict[str, Any]], name: str) -> str:
+    """Put the table of speed into a README; one without its marks stays as it is while there is nothing to say."""
+    if not races and speed_table.START not in text:
+        return text
+    table = speed_table.render(races, speed_table.WORDS[name])
+    return renewed(text, table, name, speed_table.START, speed_table.END)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,13 +138,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a README differs")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
     options = parser.parse_args(argv)
-    records = read_results(options.root / "benchmarks" / "results")
+    results = options.root / "benchmarks" / "results"
+    records, races = read_results(results), read_races(results)
     status = 0
     for name, words in WORDS.items():
         file = options.root / name
         try:
             old = file.read_text(encoding="utf-8")
-            new = renewed(old, render(records, words), name)
+            new = with_speed(renewed(old, render(records, words), name), races, name)
         except (OSError, TableError) as error:
             print(error, file=sys.stderr)
             return 2

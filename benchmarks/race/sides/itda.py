@@ -1,0 +1,205 @@
+"""Our side: itda's own training loop and its own search, on the prepared batches and sources."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from itda import config as recipes
+from itda.batch import Batch, pad_tokens
+from itda.build import build_model
+from itda.config import Config
+from itda.config.fields import (
+    AttentionConfig,
+    DataConfig,
+    DecoderConfig,
+    EncoderConfig,
+    ModelConfig,
+    TrainConfig,
+    TransformerConfig,
+)
+from itda.decode.scores import Scoring
+from itda.decode.search import Search
+from itda.decode.settings import Settings
+from itda.nn.encoder_decoder import EncoderDecoder
+from itda.training.loop import Standing, Update, UpdateReport, Work, train
+from itda.training.objective import make_objective
+from itda.training.session import make_optimizer, open_session
+from race.child import (
+    EOS,
+    RATE,
+    Job,
+    Laps,
+    Pairs,
+    Result,
+    by_length,
+    decoded,
+    most_steps,
+    read_batches,
+    read_sources,
+    run,
+    trained,
+)
+from race.limit import Products
+
+SAME = 100  # outputs that are held against those of a peer with the same weights
+
+
+def recipe(sizes: dict[str, Any], updates: int = 1, rate: float = RATE) -> Config:
+    """Write the sizes of a job as an itda recipe."""
+    transformer = sizes["family"] == "transformer"
+    dim = sizes["dim"]
+    layers = sizes.get("layers", 1)
+    kind = "transformer" if transformer else "recurrent"
+    model = ModelConfig(
+        embedding_dim=dim,
+        tie=sizes["tie"],
+        dropout=sizes["dropout"],
+        encoder=EncoderConfig(kind=kind, dim=dim, num_layers=layers),
+        decoder=DecoderConfig(
+            kind="transformer" if transformer else "luong", dim=dim, num_layers=layers, bridge="copy"
+        ),
+        attention=AttentionConfig(kind=sizes.get("attention", "additive"), dim=dim),
+        transformer=TransformerConfig(num_heads=sizes.get("heads", 4), ffn_dim=sizes.get("ffn", 256)),
+    )
+    if transformer:
+        model = replace(model, decoder=replace(model.decoder, bridge="dense"))
+    if sizes["family"] == "classroom":
+        model = replace(
+            model,
+            embedding_dim=sizes["embedding"],
+            encoder=EncoderConfig(cell="gru", dim=2 * dim),
+            decoder=DecoderConfig(kind="bahdanau", cell="gru", dim=dim),
+        )
+    optim = TrainConfig(updates=updates, learning_rate=rate, clip_norm=1.0, validate_every=10**9)
+    return Config(data=DataConfig(kind="text"), model=model, train=optim)
+
+
+def make_model(job: Job, updates: int = 1) -> tuple[Config, EncoderDecoder]:
+    """Build the model of a job with its own initial weights."""
+    torch.manual_seed(1)
+    config = recipe(job["model"], updates, job.get("learning_rate", RATE))
+    return config, build_model(config, job["vocab_size"], job["vocab_size"])
+
+
+def to_batch(pairs: Pairs) -> Batch:
+    """Make itda's batch of a prepared one."""
+    src = pad_tokens([row[row != 0].tolist() for row in pairs.src])
+    tgt = [row[row != 0].tolist() for row in pairs.tgt]
+    return Batch(src, pad_tokens([ids[:-1] for ids in tgt]), pad_tokens([ids[1:] for ids in tgt]))
+
+
+def training(job: Job) -> Result:
+    """Train by itda's loop on the prepared batches."""
+    prepared = read_batches(job["batches"])
+    config, model = make_model(job, len(prepared))
+    laps, losses = Laps(), []
+
+    def updates(epoch: int, start: int) -> Iterator[Update]:
+        for pairs in prepared:
+            batch = to_batch(pairs)
+            laps.lap()
+            yield Update((batch,), pairs.num_targets)
+
+    work = Work(
+        config.train, model, make_optimizer(config, model), make_objective(config.train), updates,
+        lambda epoch: len(prepared), lambda: {"loss": 0.0}, lambda standing: None, torch.device("cpu"),
+        time.monotonic(),
+    )  # fmt: skip
+    with Products(enabled=job.get("record", False)) as products:
+        for report in train(work, Standing()):
+            if isinstance(report, UpdateReport):
+                losses.append(report.nll)
+                if len(losses) == len(prepared):
+                    laps.lap()
+            products.keep = len(losses) >= job["warm"]
+    if job.get("save"):
+        save(model, job["save"])
+    result = trained(laps, job, prepared, losses, sum(p.numel() for p in model.parameters()))
+    return result | products.limit()
+
+
+def save(model: EncoderDecoder, path: str) -> None:
+    """Write all weights as arrays."""
+    with Path(path).open("wb") as file:
+        np.savez(file, **{name: tensor.detach().numpy() for name, tensor in model.state_dict().items()})
+
+
+def decoding(job: Job) -> Result:
+    """Decode the prepared sources by itda's search; with random weights eos is made all but impossible."""
+    sources = read_sources(job["sources"])
+    model = decoding_model(job)
+    settings = Settings(beam_size=job["beam"], scoring=Scoring(strength=1.0))
+    if not job.get("record"):
+        return decoded(sources, job, lambda places, size: decode(model, sources, places, size, job, settings))
+    with Products(enabled=True) as products:
+        products.keep = True
+        decode(model, sources, list(range(len(sources))), job["batches"][0], job, settings)
+    return {"seconds": [0.0]} | products.limit()
+
+
+def decoding_model(job: Job) -> EncoderDecoder:
+    """Make the model of a decoding job, trained or with random weights: the same wherever it is made."""
+    _, model = make_model(job)
+    if job.get("trained"):
+        with np.load(job["trained"]) as arrays:
+            model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    if job.get("steps"):
+        with torch.no_grad():
+            model.head.bias[EOS] = -1e4
+    return model.eval()
+
+
+def export(job: Job) -> Result:
+    """Write the weights of a decoding job's model as arrays, for a peer that shall run the very same model.
+
+    And give what it writes, with one step more than the job has: at the last one eos is forced here, not there.
+    """
+    model, sources = decoding_model(job), read_sources(job["sources"])[:SAME]
+    save(model, job["weights"])
+    settings = Settings(beam_size=job["beam"], scoring=Scoring(strength=1.0))
+    longer = job | {"steps": job["steps"] + 1}
+    outputs = decode(model, sources, list(range(len(sources))), job["batches"][0], longer, settings)
+    return {"seconds": [0.0], "outputs": [ids[:-1] for ids in outputs]}
+
+
+def lecture(job: Job) -> Result:
+    """Run the lecture's recipe, as `itda train lecture-vectors` does."""
+    config = recipes.load("lecture-vectors", updates=job["updates"])
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(config, Path(folder) / "run", device=torch.device("cpu"))
+        laps, losses = Laps(), []
+        laps.lap()
+        for report in session.reports():
+            if isinstance(report, UpdateReport):
+                laps.lap()
+                losses.append(report.loss)
+        session.close()
+    parameters = sum(p.numel() for p in session.seq2seq.model.parameters())
+    return {"seconds": [sum(laps.seconds(0))], "updates": len(losses), "losses": losses[-1:], "parameters": parameters}
+
+
+@torch.inference_mode()
+def decode(
+    model: EncoderDecoder, sources: list[list[int]], places: list[int], size: int, job: Job, settings: Settings
+) -> list[list[int]]:
+    """Decode in batches of similar length, as `Seq2Seq.generate` does; the closing eos is the last of the steps."""
+    outputs: dict[int, list[int]] = {}
+    for cut in by_length(sources, places, size):
+        side = pad_tokens([sources[place] for place in cut])
+        limits = torch.full((len(cut),), most_steps(job) - 1)
+        search = Search(model.decoder, model.head, model.encode(side), limits, settings)
+        outputs |= {place: [*found[0].ids, EOS] for place, found in zip(cut, search.run(), strict=True)}
+    return [outputs[place] for place in places]
+
+
+if __name__ == "__main__":
+    run({"training": training, "decoding": decoding, "lecture": lecture, "export": export}, sys.argv[1])
