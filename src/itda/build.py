@@ -18,6 +18,7 @@ from itda.nn.initial import VarianceKeeping, draw_weights
 from itda.nn.interface import Decoder, Encoder, Head
 from itda.nn.multihead import CrossAttention, MultiHeadAttention, SelfAttention
 from itda.nn.positions import LearnedPositions, NoPositions, Positions, SinusoidalPositions
+from itda.nn.product import Linear
 from itda.nn.recurrent import RecurrentEncoder
 from itda.nn.recurrent_decoder import (
     BahdanauDecoder,
@@ -136,7 +137,7 @@ def _positions(model: ModelConfig, dim: int) -> Positions:
 
 def _width(from_dim: int, to_dim: int) -> nn.Module:
     """A map where two sizes differ, nothing where they are equal."""
-    return nn.Identity() if from_dim == to_dim else nn.Linear(from_dim, to_dim)
+    return nn.Identity() if from_dim == to_dim else Linear(from_dim, to_dim)
 
 
 def _self_attention(model: ModelConfig, dim: int) -> SelfAttention:

@@ -132,20 +132,22 @@ class RuleBook:
         """The states of a beam's rows; None: a dead row."""
         return self._states[beam]
 
-    def follow(self, step: Step, kept: np.ndarray) -> None:
-        """Go on with the chosen rows of the beams in the batch that are `kept`, by their places in it."""
+    def follow(self, step: Step) -> None:
+        """Go on with the chosen rows of the beams in the batch."""
         parents, tokens = step.parents.cpu().numpy(), step.tokens.cpu().numpy()
         alive = step.totals.cpu().numpy() > -math.inf
-        beams, before = list(self._states), self._states
         self._states = {
-            beams[place]: [
-                self.next(self.sentence(beams[place]), before[beams[place]][parents[place, row]], int(token))
-                if alive[place, row]
-                else None
+            beam: [
+                self.next(self.sentence(beam), before[parents[place, row]], int(token)) if alive[place, row] else None
                 for row, token in enumerate(tokens[place])
             ]
-            for place in kept.tolist()
+            for place, (beam, before) in enumerate(self._states.items())
         }
+
+    def select(self, kept: np.ndarray) -> None:
+        """Keep some beams, by their places in the batch."""
+        beams = list(self._states)
+        self._states = {beams[place]: self._states[beams[place]] for place in kept.tolist()}
 
     def next(self, sentence: int, states: tuple[Any, ...] | None, token: int) -> tuple[Any, ...]:
         """The states of all rules after one more token."""

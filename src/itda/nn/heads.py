@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from itda.batch import BOS, PAD, Side, Tokens, Vectors
 from itda.nn.fused.loss import CHUNK, linear_cross_entropy
 from itda.nn.interface import Decoded, Head, Memory, Sums
+from itda.nn.product import linear
 
 
 class SoftmaxHead(Head):
@@ -67,7 +68,7 @@ class SoftmaxHead(Head):
         weight, bias = self.weight, self.bias + self.never
         if candidates is not None:
             weight, bias = weight[candidates], bias[candidates]
-        return torch.log_softmax(nn.functional.linear(features, weight, bias), dim=-1)
+        return torch.log_softmax(linear(features, weight, bias), dim=-1)
 
 
 class VectorHead(Head):
