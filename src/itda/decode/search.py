@@ -89,7 +89,8 @@ class Search:
         `engine` is one of the decoder's; a search that is given none has one made.
         """
         self.settings = settings.check()
-        self.engine = engine or decoder.engine()
+        with torch.inference_mode():
+            self.engine = engine or decoder.engine()
         self.head, self.memory, self.rules, self.weights = head, memory, rules, weights
         max_lengths = max_lengths if rules is None else rules.lengthen(max_lengths)
         self.limits = max_lengths.cpu().numpy()

@@ -17,8 +17,9 @@ from itda.batch import Side
 from itda.nn.attention import Attention, Terms
 from itda.nn.embedding import Embedder, SequenceDropout
 from itda.nn.fused.loops import bahdanau_loop, feeding_loop
-from itda.nn.interface import Decoded, Decoder, Memory, State
+from itda.nn.interface import Decoded, Decoder, Engine, Memory, PureEngine, State
 from itda.nn.recurrent import Cell, CellState, make_cell, recurrent_map
+from itda.nn.walks.recurrent import BahdanauEngine, LuongEngine
 
 StackState = tuple[CellState, ...]  # one entry a layer
 Masks = tuple[Tensor | None, ...]  # of the embedding, of the input of each layer above the first, of the features
@@ -171,6 +172,12 @@ class BahdanauDecoder(Decoder):
         read = torch.cat([state.cache[-1][0], context, embedded[:, 0]], dim=-1)[:, None]
         return Decoded(self.readout(read, state.masks[-1]), alpha[:, None], context[:, None]), state
 
+    def engine(self) -> Engine:
+        """What depends on a token or on the source alone, mapped once."""
+        if self.training or self.attention.terms() is None or len(self.stack.cells) > 1:
+            return PureEngine(self)
+        return BahdanauEngine(self)
+
     def _unrolled(self, embedded: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """All s_t, c_t and alpha_t, step by step."""
         hidden, contexts, alphas = [], [], []
@@ -250,6 +257,12 @@ class LuongDecoder(Decoder):
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """One position."""
         return self._advance(self.dropout(self.embed(previous)[:, None], state.masks[0])[:, 0], state)
+
+    def engine(self) -> Engine:
+        """What depends on a token or on the source alone, mapped once."""
+        if self.training or self.attention.terms() is None or len(self.stack.cells) > 1:
+            return PureEngine(self)
+        return LuongEngine(self)
 
     def _fused(self, embedded: Tensor, state: State, terms: Terms, weights: bool) -> Decoded:
         """All positions by one function with its own backward."""
