@@ -96,7 +96,7 @@ def measure_limit(model: Seq2Seq, texts: Sequence[str], beam: int, cores: int, *
     """What the products of the same work take by themselves, on one core, shared out evenly."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    products = count(lambda: model.generate(texts, beam_size=beam, **asked))
+    products = count(lambda: model.generate(texts, beam_size=beam, **{**asked, "workers": 1}))
     alone = limit(products)
     torch.set_num_threads(before)
     return {
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the JSON goes; default: printed only")
     options = parser.parse_args()
     texts = [pair.src for pair in read_pairs(locate(f"{options.corpus}/test"))][: options.sentences]
-    asked: dict[str, Any] = {}
+    asked: dict[str, Any] = {"attention": False, "workers": options.workers}
     models = {run: Seq2Seq.load(run) for run in options.run}
     if options.model:
         tokenizers = corpus_tokenizers(f"{options.corpus}/train")

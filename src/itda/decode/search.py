@@ -13,7 +13,7 @@ of one row. They share the sentence's memory, and their rows stand beside each o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itda.batch import BOS
+from itda.batch import BOS, EOS
 from itda.decode.diverse import ChooseDiverse, merge_groups
 from itda.decode.history import Found, History, Step
 from itda.decode.penalties import Coverage
@@ -101,10 +101,11 @@ class Search:
         self.history = History(beams, settings.width, positions, weights, memory.mask.device)
 
     @torch.inference_mode()
-    def run(self) -> list[list[Found]]:
-        """Search to the end."""
+    def run(self, stopped: Callable[[], bool] = lambda: False) -> list[list[Found]]:
+        """Search to the end; nothing is found where it was `stopped`."""
         for _ in self.steps():
-            pass
+            if stopped():
+                return []
         return self.found()
 
     def steps(self) -> Iterator[Moment]:
@@ -128,9 +129,10 @@ class Search:
                 own = own.repeat_interleave(groups, dim=0)
                 weights = None if weights is None else weights.repeat_interleave(groups, dim=0)
             own = own.unflatten(0, beams.totals.shape)
+            eos = own[:, :, EOS].clone()
             log_probs = own if self.rules is None else self.rules.apply(own, position)
             at_limit = beams.limits == position if position in self.limits else None
-            step = self.choose(Front(beams.totals, log_probs, own, at_limit, position, alive), width)
+            step = self.choose(Front(beams.totals, log_probs, own, eos, at_limit, position, alive), width)
             charges = coverage.charge(weights, walk.memory.mask, own.shape[1]) if coverage else None
             self.history.write(alive, step, weights, charges)
             beams, leave = beams.advance(step, position, scoring, charges)

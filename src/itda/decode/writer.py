@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from itda.allocator import keep_freed_memory
 from itda.batch import EOS, UNK, pad_tokens
 from itda.decode.automaton import Spelling
+from itda.decode.crew import Stopped, share_out
 from itda.decode.history import Found
 from itda.decode.hypothesis import Hypothesis
+from itda.decode.packing import LEAST, pack
 from itda.decode.request import Request
 from itda.decode.required import ChooseFromBanks, Required
 from itda.decode.rules import RuleBook
@@ -23,7 +26,10 @@ from itda.decode.tree import SearchTree, grow
 from itda.decode.wishes import Manners, Wish, make_rules
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
+from itda.nn.interface import Engine
 from itda.text.tokenizer import TokenizerPair
+
+SHARED = 4 * LEAST  # rows x source tokens from which on workers share them
 
 
 @dataclass(frozen=True)
@@ -51,21 +57,51 @@ class Writer:
     max_src_length: int
     device: torch.device
     request: Request
+    attention: bool = True  # whether outputs carry it
 
-    def write(self, lines: Sequence[tuple[int, str]], batch_size: int) -> list[Hypothesis]:
-        """Write the outputs for numbered texts, in order; those of similar length are decoded together."""
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """The decoder, laid out for all searches of this writer."""
+        with torch.inference_mode():
+            return self.model.eval().decoder.engine()
+
+    def write(
+        self, lines: Sequence[tuple[int, str]], *, batch_size: int | None = None, workers: int | None = None
+    ) -> list[Hypothesis]:
+        """Write the outputs for numbered texts, in order; those of similar length are decoded together.
+
+        A batch is as large as is good for speed, and holds no more than `batch_size` sentences. `workers` share the
+        batches, one a core: on a CPU as many as torch has threads, unless there is too little to share.
+        """
+        if self.device.type == "cpu":
+            keep_freed_memory()
         sources = [self._read(number, text) for number, text in lines]
         answers = [Hypothesis("", 0.0, 0.0, (), ())] * len(lines)
-        places = (place for place, source in enumerate(sources) if not source.blank)
-        order = sorted(places, key=lambda place: len(sources[place].ids))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            search = self._search([sources[place] for place in batch])
-            for row, (place, candidates) in enumerate(zip(batch, search.run(), strict=True)):
-                many = tuple(self._hypotheses(sources[place], candidates, search.rules, row))
-                notice = _notice(sources[place], candidates[0], int(search.limits[row]), self.request.manners)
-                answers[place] = replace(many[0], n_best=many, notice=notice)
+        places = [place for place, source in enumerate(sources) if not source.blank]
+        lengths, rows = [len(sources[place].ids) + 1 for place in places], self.request.settings.rows
+        workers = self._workers(sum(lengths) * rows) if workers is None else workers
+        batches = [[places[one] for one in batch] for batch in pack(lengths, rows, workers=workers, count=batch_size)]
+
+        def decode(batch: list[int], stopped: Stopped) -> list[Hypothesis]:
+            return self._write([sources[place] for place in batch], stopped)
+
+        for batch, written in share_out(decode, batches, workers):
+            for place, hypothesis in zip(batch, written, strict=True):
+                answers[place] = hypothesis
         return answers
+
+    def _workers(self, tokens: int) -> int:
+        """How many workers are good for so much work."""
+        return torch.get_num_threads() if self.device.type == "cpu" and tokens >= SHARED else 1
+
+    def _write(self, sources: Sequence[Source], stopped: Stopped) -> list[Hypothesis]:
+        """Write the outputs for a batch."""
+        search, written = self._search(sources), list[Hypothesis]()
+        for row, (source, candidates) in enumerate(zip(sources, search.run(stopped), strict=False)):
+            many = tuple(self._hypotheses(source, candidates, search.rules, row))
+            notice = _notice(source, candidates[0], int(search.limits[row]), self.request.manners)
+            written.append(replace(many[0], n_best=many, notice=notice))
+        return written
 
     def stream(self, text: str, number: int) -> Iterator[str]:
         """Write the output for one text, piece by piece."""
@@ -131,7 +167,8 @@ class Writer:
             rules=rules,
             keys=keys,
             banks=_banks(rules),
-            weights=True,
+            weights=self.attention or decode.replace_unknown,
+            engine=self.engine,
         )
 
     def _hypotheses(

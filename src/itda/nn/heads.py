@@ -68,7 +68,9 @@ class SoftmaxHead(Head):
         weight, bias = self.weight, self.bias + self.never
         if candidates is not None:
             weight, bias = weight[candidates], bias[candidates]
-        return torch.log_softmax(linear(features, weight, bias), dim=-1)
+        logits = linear(features, weight, bias)
+        in_place = not torch.is_grad_enabled() and logits.device.type == "cpu"  # fresh memory costs more than the sums
+        return torch.log_softmax(logits, dim=-1, out=logits if in_place else None)
 
 
 class VectorHead(Head):
