@@ -144,9 +144,10 @@ class Seq2Seq:
         check_count(n_best=n_best, chunk=chunk, **{name: one for name, one in given.items() if one is not None})
         writer = self._writer(n_best, asked, attention)
         lines, count = checked(texts), 0
-        while held := take(lines, chunk, CHARACTERS):
-            yield from writer.write(held, batch_size=batch_size, workers=workers)
-            count += len(held)
+        with writer.crew(workers) as crew:
+            while held := take(lines, chunk, CHARACTERS):
+                yield from writer.write(held, crew, batch_size)
+                count += len(held)
         writer.request.asked.check_all_used(count)
 
     def stream(self, text: str, *, number: int = 1, **asked: Any) -> Iterator[str]:

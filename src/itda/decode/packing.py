@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 TOKENS = 10_000  # rows x source tokens of a batch
-LEAST = 1_500  # and no fewer, though some of many cores stand idle
+LEAST = 2_000  # and no fewer, though some of many cores stand idle: a batch of its own takes about as many
 
 
 def pack(

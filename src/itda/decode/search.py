@@ -13,7 +13,7 @@ of one row. They share the sentence's memory, and their rows stand beside each o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,11 +101,10 @@ class Search:
         self.history = History(beams, settings.width, positions, weights, memory.mask.device)
 
     @torch.inference_mode()
-    def run(self, stopped: Callable[[], bool] = lambda: False) -> list[list[Found]]:
-        """Search to the end; nothing is found where it was `stopped`."""
+    def run(self) -> list[list[Found]]:
+        """Search to the end."""
         for _ in self.steps():
-            if stopped():
-                return []
+            pass
         return self.found()
 
     def steps(self) -> Iterator[Moment]:

@@ -12,10 +12,10 @@ import torch
 from itda.allocator import keep_freed_memory
 from itda.batch import EOS, UNK, pad_tokens
 from itda.decode.automaton import Spelling
-from itda.decode.crew import Stopped, share_out
+from itda.decode.crew import Crew, count_workers
 from itda.decode.history import Found
 from itda.decode.hypothesis import Hypothesis
-from itda.decode.packing import LEAST, pack
+from itda.decode.packing import pack
 from itda.decode.request import Request
 from itda.decode.required import ChooseFromBanks, Required
 from itda.decode.rules import RuleBook
@@ -28,9 +28,6 @@ from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.nn.interface import Engine
 from itda.text.tokenizer import TokenizerPair
-
-SHARED = 4 * LEAST  # rows x source tokens from which on workers share them
-
 
 @dataclass(frozen=True)
 class Source:
@@ -65,39 +62,38 @@ class Writer:
         with torch.inference_mode():
             return self.model.eval().decoder.engine()
 
+    def crew(self, workers: int | None = None) -> Crew[list[Source], list[Hypothesis]]:
+        """Those who write batches: so many workers, or as many as are good for speed."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        return Crew(self._write, count_workers(workers, self.device))
+
     def write(
-        self, lines: Sequence[tuple[int, str]], *, batch_size: int | None = None, workers: int | None = None
+        self,
+        lines: Sequence[tuple[int, str]],
+        crew: Crew[list[Source], list[Hypothesis]],
+        batch_size: int | None = None,
     ) -> list[Hypothesis]:
         """Write the outputs for numbered texts, in order; those of similar length are decoded together.
 
-        A batch is as large as is good for speed, and holds no more than `batch_size` sentences. `workers` share the
-        batches, one a core: on a CPU as many as torch has threads, unless there is too little to share.
+        A batch is as large as is good for speed, and holds no more than `batch_size` sentences.
         """
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        assert self.engine is not None, "laid out before anyone is hired"
         sources = [self._read(number, text) for number, text in lines]
         answers = [Hypothesis("", 0.0, 0.0, (), ())] * len(lines)
         places = [place for place, source in enumerate(sources) if not source.blank]
         lengths, rows = [len(sources[place].ids) + 1 for place in places], self.request.settings.rows
-        workers = self._workers(sum(lengths) * rows) if workers is None else workers
-        batches = [[places[one] for one in batch] for batch in pack(lengths, rows, workers=workers, count=batch_size)]
-
-        def decode(batch: list[int], stopped: Stopped) -> list[Hypothesis]:
-            return self._write([sources[place] for place in batch], stopped)
-
-        for batch, written in share_out(decode, batches, workers):
-            for place, hypothesis in zip(batch, written, strict=True):
-                answers[place] = hypothesis
+        batches = list(pack(lengths, rows, workers=crew.workers, count=batch_size))
+        parts = [[sources[places[one]] for one in batch] for batch in batches]
+        for number, written in crew.do(parts):
+            for one, hypothesis in zip(batches[number], written, strict=True):
+                answers[places[one]] = hypothesis
         return answers
 
-    def _workers(self, tokens: int) -> int:
-        """How many workers are good for so much work."""
-        return torch.get_num_threads() if self.device.type == "cpu" and tokens >= SHARED else 1
-
-    def _write(self, sources: Sequence[Source], stopped: Stopped) -> list[Hypothesis]:
+    def _write(self, sources: list[Source]) -> list[Hypothesis]:
         """Write the outputs for a batch."""
         search, written = self._search(sources), list[Hypothesis]()
-        for row, (source, candidates) in enumerate(zip(sources, search.run(stopped), strict=False)):
+        for row, (source, candidates) in enumerate(zip(sources, search.run(), strict=True)):
             many = tuple(self._hypotheses(source, candidates, search.rules, row))
             notice = _notice(source, candidates[0], int(search.limits[row]), self.request.manners)
             written.append(replace(many[0], n_best=many, notice=notice))
