@@ -1,7 +1,7 @@
 """Workers that share out work on a CPU, one a core: each computes with one thread, and no core waits for another.
 
-They are processes, forked when there is enough to share, so that they have the model without a copy. Threads would share
-Python's lock, which cost a third of the speed where steps are small (docs/design/0015).
+They are processes, forked when there is enough to share, so that they have the model without a copy. Threads would
+share Python's lock, which cost up to a third of the speed where steps are small (docs/design/0015).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
@@ -65,8 +65,7 @@ class Crew(Generic[Part, Answer]):
         for line in self._lines:
             self._hand_out(line, parts, ahead, busy)
         while busy:
-            for line in wait(list(busy)):
-                assert isinstance(line, Connection)
+            for line in cast("list[Connection]", wait(list(busy))):
                 number, answer = busy.pop(line), _receive(line)
                 self._hand_out(line, parts, ahead, busy)
                 yield number, answer
@@ -91,7 +90,7 @@ class Crew(Generic[Part, Answer]):
             # A worker must hold no end of another's line, or it would not see that nobody is at the other end.
             process = context.Process(target=_labour, args=(self.work, theirs, [*self._lines, mine]), daemon=True)
             with warnings.catch_warnings():
-                # Python warns of forks beside threads; those of torch are not used in a worker, and there are no others.
+                # Python warns of forks beside threads; torch's are not used in a worker, and there are no others.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
             theirs.close()
@@ -129,10 +128,11 @@ def _labour(work: Callable[[Any], Any], line: Connection, others: Sequence[Conne
         while True:
             part = line.recv()
             try:
-                answer = (work(part), None)
+                answer = work(part), None
             except Exception as error:
-                answer = (None, _sendable(error))
-            line.send(answer)
+                line.send((None, _sendable(error)))
+            else:
+                line.send(answer)
     except (EOFError, OSError):
         return
 

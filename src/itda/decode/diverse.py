@@ -65,8 +65,8 @@ def _part(front: Front, group: int, groups: int) -> Front:
     """Take one group of each sentence."""
     one = slice(group, None, groups)
     at_limit = None if front.at_limit is None else front.at_limit[one]
-    tensors = (front.totals, front.log_probs, front.own, front.eos)
-    return Front(*(tensor[one] for tensor in tensors), at_limit, front.position, front.places[one])
+    totals, log_probs, own, eos = (part[one] for part in (front.totals, front.log_probs, front.own, front.eos))
+    return Front(totals, log_probs, own, eos, at_limit, front.position, front.places[one])
 
 
 def _without_charge(step: Step, front: Front) -> Step:

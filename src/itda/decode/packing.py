@@ -14,7 +14,7 @@ def pack(
     """Put the places of sentences of these lengths into batches, the longest sentences first.
 
     A sentence has so many `rows`. A batch has rows x longest length of no more than `tokens`, one sentence aside, and
-    no more than `count` sentences where that is given. Where several workers share few sentences, each has a few batches.
+    no more than `count` sentences where that is given. Where several workers share few sentences, each has some.
     """
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     if workers > 1:

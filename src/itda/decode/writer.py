@@ -29,6 +29,7 @@ from itda.nn.encoder_decoder import EncoderDecoder
 from itda.nn.interface import Engine
 from itda.text.tokenizer import TokenizerPair
 
+
 @dataclass(frozen=True)
 class Source:
     """A text as the model reads it, and what is wished of its output."""

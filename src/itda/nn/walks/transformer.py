@@ -194,7 +194,9 @@ class Recurrence:
 
 def _past(layer: DecoderLayer, memory: Memory) -> Written | Recurrence:
     mixer = layer.mixer
-    return Written(mixer, memory.states, FIRST) if isinstance(mixer, SelfAttention) else Recurrence(mixer, memory.states)
+    return (
+        Written(mixer, memory.states, FIRST) if isinstance(mixer, SelfAttention) else Recurrence(mixer, memory.states)
+    )
 
 
 def _for_heads(bias: Tensor | None, num_heads: int, num_kv_heads: int) -> Bias | None:
