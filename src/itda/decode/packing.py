@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 TOKENS = 10_000  # rows x source tokens of a batch
+TURNS = 3  # batches of each worker, at the least
 LEAST = 2_000  # and no fewer, though some of many cores stand idle: a batch of its own takes about as many
 
 
@@ -18,7 +19,7 @@ def pack(
     """
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     if workers > 1:
-        tokens = min(tokens, max(LEAST, sum(lengths) * rows // (4 * workers)))
+        tokens = min(tokens, max(LEAST, sum(lengths) * rows // (TURNS * workers)))
     held = list[int]()
     for place in order:
         longest = lengths[held[0]] if held else 0

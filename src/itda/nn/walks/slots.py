@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FIRST = 16  # positions that there is room for at the beginning
+FIRST = 32  # slots that there is room for at the beginning
+WIDE = 16  # positions of beams that there is room for, at the least
 Keep = Callable[[Int[Tensor, "sentences kept"] | None, int], None]
 """Tells the stores which slots to move to the front (None: all), and the room that they are to have."""
 
@@ -44,7 +45,7 @@ class Slots:
         """Give each sentence `width` rows that share what was written so far."""
         self.width = width
         if width > 1:
-            self.room = max(self.room, FIRST * width)
+            self.room = max(self.room, WIDE * width)
             keep(None, self.room)
             self._bias = self._fresh(self.room)
             self._bias[:, :, : self.used] = 0.0
