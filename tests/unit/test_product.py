@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from itda.nn import product
 from itda.nn.product import Linear, linear
-from itda.nn.walks.slots import FIRST, WIDE, Slots
+from itda.nn.walks.slots import FIRST, Slots
 
 CASES = {
     "matrix": lambda: torch.randn(700, 96),
@@ -79,4 +79,4 @@ def test_slots_remember_each_rows_own_past(width):
                 [list(rows[parent]) for parent in chosen] for rows, chosen in zip(pasts, parents.tolist(), strict=True)
             ]
     assert slots.position == 120
-    assert slots.room <= max(4 * WIDE * width, 256), "the store forgets what nobody descends from"
+    assert slots.room <= 4 * (120 + 5 * width), "the store forgets what nobody descends from"
