@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from itda.nn.product import linear
+
 Shape = tuple[int, int, int, int]  # batches, rows, inner, columns
 TIMED = 0.97  # of the operations; the rest is taken at the mean rate of these
 SECONDS = 0.02  # for each shape, at the least two runs
@@ -29,6 +31,9 @@ class Products(TorchDispatchMode):
             left, right = args[-2:] if name.startswith(("mm", "bmm")) else args[1:3]
             batches = len(left) if left.dim() == 3 else 1
             self.shapes[batches, left.shape[-2], left.shape[-1], right.shape[-1]] += 1
+        elif name == "_linear_pointwise":
+            values, weight = args[:2]
+            self.shapes[1, values.numel() // values.shape[-1], values.shape[-1], len(weight)] += 1
         elif name.startswith("_scaled_dot_product"):
             query, key = args[:2]
             batches, rows, inner, columns = (
@@ -74,18 +79,23 @@ def limit(products: Products) -> dict[str, float]:
 
 
 def _time(shape: Shape) -> float:
-    """The best time of one product; its operands are as a linear layer has them."""
+    """The best time of one product, by the quicker library; its operands are as a linear layer has them."""
     batches, rows, inner, columns = shape
-    left = torch.randn(batches, rows, inner)
-    right = torch.randn(batches, columns, inner).transpose(1, 2)
+    left, right = torch.randn(batches, rows, inner), torch.randn(batches, columns, inner)
     out = torch.empty(batches, rows, columns)
-    if batches == 1:
-        left, right, out = left[0], right[0], out[0]
+    if batches > 1:
+        return _best(lambda: torch.bmm(left, right.transpose(1, 2), out=out))
+    one, weight, answer = left[0], right[0], out[0]
+    return min(_best(lambda: torch.mm(one, weight.t(), out=answer)), _best(lambda: linear(one, weight, None)))
+
+
+@torch.inference_mode()
+def _best(product: Callable[[], object]) -> float:
+    """The best of some runs."""
     best, spent, runs = float("inf"), 0.0, 0
-    with torch.inference_mode():
-        while spent < SECONDS or runs < 3:
-            start = time.perf_counter()
-            torch.matmul(left, right, out=out)
-            took = time.perf_counter() - start
-            best, spent, runs = min(best, took), spent + took, runs + 1
+    while spent < SECONDS or runs < 3:
+        start = time.perf_counter()
+        product()
+        took = time.perf_counter() - start
+        best, spent, runs = min(best, took), spent + took, runs + 1
     return best

@@ -107,7 +107,7 @@ SLEEPERS = """
 import os, signal, threading, time
 from itda.decode.crew import Crew
 def work(number):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())
     time.sleep(60)
 with Crew(work, 2) as crew:
     list(crew.do(range(2)))
