@@ -28,8 +28,8 @@ from quality import public_name, read
 from itda import weights
 from itda.errors import ItdaError
 from itda.evaluate.metrics import text_metrics
-from itda.nn.int8 import Int8Linear, round_model
-from itda.nn.rounded import Rounded, weight_limit
+from itda.nn.int8 import round_model
+from itda.nn.rounded import Int8Linear, Rounded, weight_limit
 from itda.run import RunFolder
 from itda.seq2seq import Seq2Seq
 
@@ -65,7 +65,8 @@ class Way:
         """Decode one part."""
         started = time.perf_counter()
         writer = model._writer(1, {"beam_size": self.beam, "shortlist": self.shortlist})
-        found = writer.write(list(enumerate(sources, start=1)), 64)
+        with writer.crew(1) as crew:  # what a screen counts is counted in this process
+            found = writer.write(list(enumerate(sources, start=1)), crew, 64)
         self.rates.append(len(sources) / (time.perf_counter() - started))
         self.texts += [one.text for one in found]
         if self.shortlist == "certified" and writer.screen is not None:

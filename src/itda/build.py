@@ -27,6 +27,7 @@ from itda.nn.interface import Decoder, Encoder, Head
 from itda.nn.multihead import CrossAttention, MultiHeadAttention, SelfAttention
 from itda.nn.normed_cells import NormedGRUCell, NormedLSTMCell
 from itda.nn.positions import LearnedPositions, NoPositions, Positions, SinusoidalPositions
+from itda.nn.product import Linear
 from itda.nn.recurrent import Cell, GRUCell, LSTMCell, RecurrentEncoder
 from itda.nn.recurrent_decoder import BahdanauDecoder, LuongDecoder, PlainDecoder, Readout, Stack
 from itda.nn.ssru import SSRU
@@ -183,7 +184,7 @@ def _positions(model: ModelConfig, dim: int) -> Positions:
 
 def _width(from_dim: int, to_dim: int) -> nn.Module:
     """A map where two sizes differ, nothing where they are equal."""
-    return nn.Identity() if from_dim == to_dim else nn.Linear(from_dim, to_dim)
+    return nn.Identity() if from_dim == to_dim else Linear(from_dim, to_dim)
 
 
 def _self_attention(model: ModelConfig, dim: int) -> SelfAttention:

@@ -31,7 +31,7 @@ from itda.run import RunFolder
 from itda.text.tokenizer import TokenizerPair, load_tokenizers
 from itda.text.wrapped import plain_text, tagged
 
-BATCH = 64  # sentences decoded together, unless the caller says otherwise
+BATCH = 64  # pairs scored together, unless the caller says otherwise
 CHUNK = 2048  # lines that a stream holds: sorted by length within, given back in order
 CHARACTERS = 1 << 18  # and no more characters than these, one line aside
 POSITIONS = 1 << 14  # padded positions of a side that are scored together
@@ -99,7 +99,14 @@ class Seq2Seq:
         return cls(config, model.to(place).eval(), tokenizers, run.path, place, lexicon)
 
     def generate(
-        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, **asked: Any
+        self,
+        texts: Iterable[str],
+        *,
+        n_best: int = 1,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        attention: bool = True,
+        **asked: Any,
     ) -> list[Hypothesis]:
         """Write the best output for each text, in order; `asked` are settings of [decode], such as beam_size=5, and:
 
@@ -110,30 +117,48 @@ class Seq2Seq:
         what a many-to-many model is to write (one for all, or a list), where texts do not begin with a tag themselves.
 
         A blank text gives a blank output. A text over the recipe's max_src_length is cut, with a warning.
+
+        Nothing that follows changes a result: `batch_size` is the most sentences that are decoded together, `workers`
+        how many batches at the same time (both are chosen for speed where they are not given), and without `attention`
+        the outputs carry none, which saves its time.
         """
         if isinstance(texts, str):
             raise UserError("generate takes a list of texts, got one text; write generate([text]).")
         check_iterable(texts, "generate", "texts")
-        found = list(self.generate_lazily(texts, n_best=n_best, batch_size=batch_size, **asked))
+        found = list(
+            self.generate_lazily(
+                texts, n_best=n_best, batch_size=batch_size, workers=workers, attention=attention, **asked
+            )
+        )
         for hypothesis in found:
             if hypothesis.notice:
                 warnings.warn(hypothesis.notice, stacklevel=2)
         return found
 
     def generate_lazily(
-        self, texts: Iterable[str], *, n_best: int = 1, batch_size: int = BATCH, chunk: int = CHUNK, **asked: Any
+        self,
+        texts: Iterable[str],
+        *,
+        n_best: int = 1,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        attention: bool = True,
+        chunk: int = CHUNK,
+        **asked: Any,
     ) -> Iterator[Hypothesis]:
         """Generate as the texts come: `chunk` lines are read, decoded in batches of similar length, given in order.
 
         `asked` is what `generate` takes too.
         """
         check_iterable(texts, "generate_lazily", "texts")
-        check_count(batch_size=batch_size, n_best=n_best, chunk=chunk)
-        writer = self._writer(n_best, asked)
+        given = {"batch_size": batch_size, "workers": workers}
+        check_count(n_best=n_best, chunk=chunk, **{name: one for name, one in given.items() if one is not None})
+        writer = self._writer(n_best, asked, attention)
         lines, count = checked(texts), 0
-        while held := take(lines, chunk, CHARACTERS):
-            yield from writer.write(held, batch_size)
-            count += len(held)
+        with writer.crew(workers) as crew:
+            while held := take(lines, chunk, CHARACTERS):
+                yield from writer.write(held, crew, batch_size)
+                count += len(held)
         writer.request.asked.check_all_used(count)
 
     def stream(self, text: str, *, number: int = 1, **asked: Any) -> Iterator[str]:
@@ -153,7 +178,7 @@ class Seq2Seq:
         check_count(n_best=n_best)
         return self._writer(n_best, asked).tree(text)
 
-    def _writer(self, n_best: int, asked: dict[str, Any]) -> Writer:
+    def _writer(self, n_best: int, asked: dict[str, Any], attention: bool = True) -> Writer:
         request, tokenizers = Request.of(self.config.decode, n_best=n_best, **asked), self._tokenizers()
         if request.decode.shortlist == "on" and self.lexicon is None:
             raise UserError(
@@ -161,7 +186,7 @@ class Seq2Seq:
                 f'itda shortlist {self.path or "RUN"}, or set shortlist to "off"'
             )
         limit = self.config.data.max_src_length
-        return Writer(self.model.eval(), tokenizers, limit, self.device, request, self.lexicon)
+        return Writer(self.model.eval(), tokenizers, limit, self.device, request, self.lexicon, attention)
 
     @torch.inference_mode()
     def score(

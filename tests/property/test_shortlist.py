@@ -196,6 +196,10 @@ def test_a_row_is_rounded_by_itself() -> None:
     together = Rounded.of(values).product(weight)
     for row in range(33):
         assert torch.equal(Rounded.of(values[row : row + 1]).product(weight)[0], together[row])
+    for dim in (1, 2):
+        left, right = (Rounded(one.whole[:, :dim].contiguous(), one.scale) for one in (Rounded.of(values), weight))
+        expected = left.values().double() @ right.values().double().t()
+        torch.testing.assert_close(left.product(right).double(), expected, rtol=1e-5, atol=1e-3)
     exact = Rounded.of(values).values().double() @ weight.values().double().t()
     torch.testing.assert_close(together.double(), exact, rtol=1e-5, atol=1e-3)
 

@@ -9,8 +9,9 @@ from zoo import FEW, Kind, batch_of, fresh
 import itda
 from itda.batch import EOS, pad_tokens
 from itda.decode.search import beam_search
-from itda.nn.int8 import Int8GRUCell, Int8Head, Int8Linear, Int8LSTMCell, round_model
-from itda.nn.rounded import MOST, weight_limit
+from itda.nn.factored_head import FactoredHead
+from itda.nn.int8 import Int8GRUCell, Int8Head, Int8LSTMCell, round_model
+from itda.nn.rounded import MOST, Int8Linear, weight_limit
 from itda.seq2seq import check_int8
 
 pytestmark = pytest.mark.skipif(not weight_limit(), reason="this CPU has no exact int8 product")
@@ -45,7 +46,8 @@ def test_a_rounded_model_is_nearly_the_model_and_has_no_neighbours(kind: Kind) -
         (alone,) = generate(rounded, [source])
         assert alone.ids == one.ids
         assert alone.log_prob == pytest.approx(one.log_prob, abs=1e-9)
-    assert isinstance(rounded.head, Int8Head)
+    head = rounded.head.words if isinstance(rounded.head, FactoredHead) else rounded.head
+    assert isinstance(head, Int8Head)
 
 
 def test_parts_are_rounded_where_it_pays() -> None:

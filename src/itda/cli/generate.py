@@ -32,7 +32,16 @@ def generate(
     ] = "probabilities",
     to: To = "",
     stream: Annotated[bool, typer.Option("--stream", help="Print each output while it is written.")] = False,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences decoded together; changes no result.")] = 64,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, help="Most sentences decoded together; changes no result. Default: for speed."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Batches decoded at the same time; changes no result. Default: one a thread."
+        ),
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Round matrices for quicker products on a CPU.")] = False,
     threads: Threads = None,
     device: Device = "auto",
@@ -148,6 +157,7 @@ def generate(
     refuse_pairs(
         ("--stream", stream, "--json", json),
         ("--stream", stream, "--n-best", n_best > 1),
+        ("--stream", stream, "--workers", workers),
         ("--prefix", prefix, "--prefix-file", prefix_file),
         ("--must", must, "--must-file", must_file),
     )
@@ -181,7 +191,9 @@ def generate(
     held = (
         1 if file == "-" and sys.stdin is not None and sys.stdin.isatty() else CHUNK
     )  # a person is answered line by line
-    found = model.generate_lazily(lines(file), n_best=n_best, batch_size=batch, chunk=held, **asked)
+    found = model.generate_lazily(
+        lines(file), n_best=n_best, batch_size=batch, workers=workers, attention=json, chunk=held, **asked
+    )
     for number, hypothesis in enumerate(found, start=1):
         print_found(number, hypothesis, n_best, json)
         if held == 1:

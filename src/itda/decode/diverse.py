@@ -65,7 +65,8 @@ def _part(front: Front, group: int, groups: int) -> Front:
     """Take one group of each sentence."""
     one = slice(group, None, groups)
     at_limit = None if front.at_limit is None else front.at_limit[one]
-    return Front(front.totals[one], front.log_probs[one], front.own[one], at_limit, front.position, front.places[one])
+    totals, log_probs, own, eos = (part[one] for part in (front.totals, front.log_probs, front.own, front.eos))
+    return Front(totals, log_probs, own, eos, at_limit, front.position, front.places[one])
 
 
 def _without_charge(step: Step, front: Front) -> Step:

@@ -71,6 +71,11 @@ class History:
         self.weights: list[Tensor] | None = [] if weights else None
         self.charges: Tensor | None = None  # on the score of what closed, made where something is charged
         self.alive: list[np.ndarray] = []
+        self.last = np.zeros(sentences, dtype=np.int64)  # the position at which each sentence was done
+
+    def leave(self, sentences: np.ndarray) -> None:
+        """Note that these are done with the step that was written last, though they may stay in the batch."""
+        self.last[sentences] = len(self.alive) - 1
 
     def write(
         self,
@@ -112,7 +117,7 @@ class History:
         wanted = finished = np.take_along_axis(scores, order, axis=1) > -math.inf
         stuck = ~finished[:, 0]
         if stuck.any():  # nothing closed: the best beam of the last step
-            order[stuck, 0] = self._last_steps()[stuck] * beam_size
+            order[stuck, 0] = self.last[stuck] * beam_size
             wanted = finished | (stuck[:, None] & (np.arange(order.shape[1]) == 0))
         sentence, rank = np.nonzero(wanted)
         position, row = np.divmod(order[sentence, rank], beam_size)
@@ -121,13 +126,6 @@ class History:
         for owner, hypothesis in zip(sentence.tolist(), self._trace(ends, scoring, mask), strict=True):
             found[owner].append(hypothesis)
         return found
-
-    def _last_steps(self) -> np.ndarray:
-        """Find the position at which each sentence left."""
-        last = np.zeros(self.tokens.shape[1], dtype=np.int64)
-        for position, alive in enumerate(self.alive):
-            last[alive] = position
-        return last
 
     def _trace(self, ends: _Ends, scoring: Scoring, mask: Bool[Tensor, "sentences src"]) -> list[Found]:
         """Follow each hypothesis from the row that it ended in back to its first token."""

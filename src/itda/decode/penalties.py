@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ _UNSEEN = 1e-6  # attention below this counts as this, so that one unread word d
 class MinLength(Rule):
     """No eos before so many tokens."""
 
+    treats_alike = True
+
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
 
@@ -26,6 +29,11 @@ class MinLength(Rule):
         """Block eos while the hypothesis is too short."""
         if rows.position < self.tokens:
             rows.block(rows.rows, [EOS])
+
+    def apply_to_all(self, log_probs: Float[Tensor, "*lead vocab"], position: int) -> None:
+        """Block eos while all hypotheses are too short."""
+        if position < self.tokens:
+            log_probs[..., EOS] = -math.inf
 
 
 class NoRepeat(Rule):

@@ -21,12 +21,14 @@ class Front:
     """What there is to choose from: for each beam in the batch its rows' sums, and each row's continuations.
 
     `log_probs` are what the search ranks by: those of the model where no rule changed them, and then the very same
-    tensor as `own`. Where `at_limit`, only eos may follow. `places` tells which beams of the whole search are there.
+    tensor as `own`. `eos` are the model's own of eos. Where `at_limit`, only eos may follow. `places` tells which
+    beams of the whole search are there.
     """
 
     totals: Float[Tensor, "beams width"]
     log_probs: Float[Tensor, "beams width vocab"]
     own: Float[Tensor, "beams width vocab"]
+    eos: Float[Tensor, "beams width"]
     at_limit: Bool[Tensor, " beams"] | None
     position: int
     places: np.ndarray
@@ -62,4 +64,4 @@ def make_step(front: Front, live: Tensor, parents: Tensor, tokens: Tensor, close
         closes = closes | front.at_limit[:, None]
     sentence = torch.arange(len(front.totals), device=front.totals.device)[:, None]
     closed = (front.totals + front.log_probs[:, :, EOS]).masked_fill(~closes, -math.inf)
-    return Step(tokens, parents, live, front.own[sentence, parents, tokens], closed, front.own[:, :, EOS])
+    return Step(tokens, parents, live, front.own[sentence, parents, tokens], closed, front.eos)

@@ -49,7 +49,16 @@ class Rows:
 
 
 class Rule(ABC):
-    """One rule; `start` and `follow` make its states, `apply` changes what may follow."""
+    """One rule; `start` and `follow` make its states, `apply` changes what may follow.
+
+    A rule that `treats_alike` looks at no hypothesis: it has no states, and `apply_to_all` does the same to each row.
+    """
+
+    treats_alike = False
+
+    def apply_to_all(self, log_probs: Float[Tensor, "*lead vocab"], position: int) -> None:
+        """Change the log-probabilities of all rows, in place, by a rule that treats them alike."""
+        raise NotImplementedError(f"{type(self).__name__} looks at each hypothesis")
 
     def start(self, sentence: int) -> Any:
         """The state before the first token of a sentence."""
@@ -82,6 +91,7 @@ class RuleBook:
     def __init__(self, rules: Sequence[Rule], *, known: Sequence[int] = (), named: bool = False) -> None:
         """In the sentences `known`, <unk> is only written where a rule names its meaning (`named`: some may)."""
         self.rules, self.known, self.named = tuple(rules), frozenset(known), named
+        self.simple = not known and not named and all(rule.treats_alike for rule in rules)
         self._states: dict[int, list[tuple[Any, ...] | None]] = {}  # of each beam in the batch, each row; None: dead
         self._limits = np.zeros(0, dtype=np.int64)
         self._groups = 1
@@ -98,6 +108,8 @@ class RuleBook:
     def begin(self, limits: np.ndarray, groups: int) -> None:
         """Start `groups` beams of one row for each sentence, with these limits."""
         self._limits, self._groups = limits, groups
+        if self.simple:
+            return
         self._states = {beam: [self.first(self.sentence(beam))] for beam in range(len(limits) * groups)}
 
     def first(self, sentence: int) -> tuple[Any, ...]:
@@ -105,7 +117,14 @@ class RuleBook:
         return tuple(rule.start(sentence) for rule in self.rules)
 
     def apply(self, own: Float[Tensor, "beams width vocab"], position: int) -> Float[Tensor, "beams width vocab"]:
-        """Give the log-probabilities that the search is to rank by."""
+        """Give the log-probabilities that the search is to rank by.
+
+        Where all rules treat all rows alike, they are changed in place, and nothing is done row by row.
+        """
+        if self.simple:
+            for rule in self.rules:
+                rule.apply_to_all(own, position)
+            return own
         beams, width, _ = own.shape
         changed = own.clone()
         live = [
@@ -140,20 +159,26 @@ class RuleBook:
         """The states of a beam's rows; None: a dead row."""
         return self._states[beam]
 
-    def follow(self, step: Step, kept: np.ndarray) -> None:
-        """Go on with the chosen rows of the beams in the batch that are `kept`, by their places in it."""
+    def follow(self, step: Step) -> None:
+        """Go on with the chosen rows of the beams in the batch."""
+        if self.simple:
+            return
         parents, tokens = step.parents.cpu().numpy(), step.tokens.cpu().numpy()
         alive = step.totals.cpu().numpy() > -math.inf
-        beams, before = list(self._states), self._states
         self._states = {
-            beams[place]: [
-                self.next(self.sentence(beams[place]), before[beams[place]][parents[place, row]], int(token))
-                if alive[place, row]
-                else None
+            beam: [
+                self.next(self.sentence(beam), before[parents[place, row]], int(token)) if alive[place, row] else None
                 for row, token in enumerate(tokens[place])
             ]
-            for place in kept.tolist()
+            for place, (beam, before) in enumerate(self._states.items())
         }
+
+    def select(self, kept: np.ndarray) -> None:
+        """Keep some beams, by their places in the batch."""
+        if self.simple:
+            return
+        beams = list(self._states)
+        self._states = {beams[place]: self._states[beams[place]] for place in kept.tolist()}
 
     def next(self, sentence: int, states: tuple[Any, ...] | None, token: int) -> tuple[Any, ...]:
         """The states of all rules after one more token."""

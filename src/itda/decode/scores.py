@@ -62,25 +62,23 @@ def top_continuations(
     front = log_probs[:, :, :first].clone()
     for token in NEVER:
         front[:, :, token] = -math.inf
-    pool = (totals[:, :, None] + front).flatten(1)
-    places = torch.arange(width * first, device=pool.device).expand(sentences, -1)
-    beams, tokens = places // first, places % first
-    if num_blocks:
-        blocks = log_probs[:, :, first:].unflatten(2, (num_blocks, BLOCK))
-        chosen = best((totals[:, :, None] + blocks.amax(dim=3)).flatten(1), count)[1].sort(dim=1).values
-        beam, block = (chosen // num_blocks)[:, :, None], (chosen % num_blocks)[:, :, None]
-        inside = first + block * BLOCK + torch.arange(BLOCK, device=pool.device)  # sentences count block
-        sentence = torch.arange(sentences, device=pool.device)[:, None, None]
-        sums = totals.gather(1, chosen // num_blocks)[:, :, None] + log_probs[sentence, beam, inside]
-        pool = torch.cat([pool, sums.flatten(1)], dim=1)
-        beams = torch.cat([beams, beam.expand_as(inside).flatten(1)], dim=1)
-        tokens = torch.cat([tokens, inside.flatten(1)], dim=1)
-    missing = count - pool.shape[1]
-    if missing > 0:  # a vocabulary smaller than the beam
-        pool = functional.pad(pool, (0, missing), value=-math.inf)
-        beams, tokens = functional.pad(beams, (0, missing)), functional.pad(tokens, (0, missing))
-    sums, order = best(pool, count)
-    return sums, beams.gather(1, order), tokens.gather(1, order)
+    pool, odd = (totals[:, :, None] + front).flatten(1), width * first
+    if not num_blocks:
+        missing = max(0, count - odd)  # a vocabulary smaller than the beam
+        sums, order = best(functional.pad(pool, (0, missing), value=-math.inf), count)
+        order = order.where(order < odd, 0)
+        return sums, order // first, order % first
+    blocks = log_probs[:, :, first:].unflatten(2, (num_blocks, BLOCK))
+    chosen = best((totals[:, :, None] + blocks.amax(dim=3)).flatten(1), count)[1].sort(dim=1).values
+    beam, block = chosen // num_blocks, chosen % num_blocks
+    sentence = torch.arange(sentences, device=pool.device)[:, None]
+    inside = totals.gather(1, beam)[:, :, None] + blocks[sentence, beam, block]  # sentences count block
+    sums, order = best(torch.cat([pool, inside.flatten(1)], dim=1), count)
+    behind = (order - odd).clamp(min=0)
+    place = behind // BLOCK  # which of the chosen blocks
+    beams = torch.where(order < odd, order // first, beam.gather(1, place))
+    tokens = torch.where(order < odd, order % first, first + block.gather(1, place) * BLOCK + behind % BLOCK)
+    return sums, beams, tokens
 
 
 def best(

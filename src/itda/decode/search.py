@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from itda.batch import BOS
+from itda.batch import BOS, EOS
 from itda.decode.diverse import ChooseDiverse, merge_groups
 from itda.decode.history import Found, History, Step
 from itda.decode.penalties import Coverage
@@ -32,7 +32,9 @@ from itda.decode.scores import Scoring
 from itda.decode.settings import Settings
 from itda.decode.words import AllWords, Words
 from itda.errors import ItdaError
-from itda.nn.interface import Decoder, Head, Memory, State
+from itda.nn.interface import Decoder, Engine, Head, Memory
+
+PATIENCE = 0.25  # steps' worth of rows that are done already; then those still alive move together
 
 
 @torch.inference_mode()
@@ -82,13 +84,17 @@ class Search:
         banks: Choose | None = None,
         words: Words | None = None,
         weights: bool = False,
+        engine: Engine | None = None,
     ) -> None:
         """Check the settings; `keys` are those of sampling, `banks` the way to choose under what must be written.
 
-        `words` are what each sentence may be written with; without them it is the head's whole vocabulary.
+        `words` are what each sentence may be written with; without them it is the head's whole vocabulary. `engine` is
+        one of the decoder's; a search that is given none has one made.
         """
         self.settings = settings.check()
-        self.decoder, self.memory, self.rules = decoder, memory, rules
+        with torch.inference_mode():
+            self.engine = engine or decoder.engine()
+        self.memory, self.rules, self.weights = memory, rules, weights
         self.words = AllWords(head) if words is None else words
         max_lengths = max_lengths if rules is None else rules.lengthen(max_lengths)
         self.limits = max_lengths.cpu().numpy()
@@ -116,39 +122,53 @@ class Search:
         beams = _Beams.start(limits.repeat_interleave(groups), self._n_best())
         if self.rules is not None:
             self.rules.begin(self.limits, groups)
-        state, previous, words = self.decoder.start(self.memory), torch.full_like(limits, BOS), self.words
+        walk, words = self.engine.start(self.memory, weights=self.weights or coverage is not None), self.words
+        previous, wasted = torch.full_like(limits, BOS), 0.0
+        done = np.zeros(len(alive), dtype=bool)
         for position in range(self.history.tokens.shape[0]):
-            decoded, state = self.decoder.step(previous, state)
-            own, weights = words.log_probs(decoded, state.memory), decoded.weights
+            decoded = walk.step(previous)
+            own, weights = words.log_probs(decoded, walk.memory), decoded.weights
             if position == 0 and groups > 1:  # all groups of a sentence begin alike
                 own = own.repeat_interleave(groups, dim=0)
                 weights = None if weights is None else weights.repeat_interleave(groups, dim=0)
             own = own.unflatten(0, beams.totals.shape)
+            eos = own[:, :, EOS].clone()
             log_probs = own if self.rules is None else self.rules.apply(own, position)
             at_limit = beams.limits == position if position in self.limits else None
-            step = words.named(self.choose(Front(beams.totals, log_probs, own, at_limit, position, alive), width))
-            charges = coverage.charge(weights, state.memory.mask, own.shape[1]) if coverage else None
+            step = words.named(self.choose(Front(beams.totals, log_probs, own, eos, at_limit, position, alive), width))
+            charges = coverage.charge(weights, walk.memory.mask, own.shape[1]) if coverage else None
             self.history.write(alive, step, weights, charges)
             beams, leave = beams.advance(step, position, scoring, charges)
-            done = _on_host(leave, step, position)
+            before, done = done, _on_host(leave, step, position)
+            self.history.leave(alive[done & ~before])
             yield Moment(alive, step, charges)
-            keep = np.flatnonzero(~done.reshape(-1, groups).all(axis=1))
-            if not len(keep):
+            going = ~done.reshape(-1, groups).all(axis=1)
+            if not going.any():
                 break
-            places = keep if groups == 1 else (keep[:, None] * groups + np.arange(groups)).ravel()
-            kept = torch.as_tensor(places, device=previous.device)
-            if len(places) < len(alive):
-                sentences = kept if groups == 1 else torch.as_tensor(keep, device=previous.device)
-                alive, beams, state = alive[places], beams.select(kept), state.select(sentences)
-                words = words.select(sentences)
-            if groups > 1:
-                beams = beams.stop(torch.as_tensor(done[places], device=previous.device))
+            if done.any():
+                beams = beams.stop(torch.as_tensor(done, device=previous.device))
             if self.rules is not None:
-                self.rules.follow(step, places)
+                self.rules.follow(replace(step, totals=beams.totals))
             if coverage:
-                coverage.follow((step.parents[kept] + kept[:, None] * own.shape[1]).flatten())
-            state = _follow(state, step.parents[kept], width, groups)
-            previous = step.tokens[kept].flatten()
+                coverage.follow(_rows(step.parents, own.shape[1]))
+            if walk.width < width * groups:  # after the first step all rows come from the only one
+                walk.widen(width * groups)
+            elif width > 1:
+                walk.reorder(_rows(step.parents, width))
+            previous, wasted = step.tokens.flatten(), wasted + 1.0 - going.mean()
+            if wasted >= PATIENCE:
+                wasted, sentences = 0.0, np.flatnonzero(going)
+                places = (sentences[:, None] * groups + np.arange(groups)).ravel()
+                kept = torch.as_tensor(places, device=previous.device)
+                alive, done, beams = alive[places], done[places], beams.select(kept)
+                gone_on = torch.as_tensor(sentences, device=previous.device)
+                walk.select(gone_on)
+                words = words.select(gone_on)
+                previous = step.tokens[kept].flatten()
+                if self.rules is not None:
+                    self.rules.select(places)
+                if coverage:
+                    coverage.follow((kept[:, None] * width + torch.arange(width, device=kept.device)).flatten())
 
     def found(self) -> list[list[Found]]:
         """Read what was found, for each sentence, best first; samples in the order in which they were numbered."""
@@ -217,12 +237,9 @@ class _Beams:
         return _Beams(self.limits, step.totals, closed, scores), (closed >= beam_size) | (scores[:, -1] >= bound)
 
 
-def _follow(state: State, parents: Int[Tensor, "beams width"], width: int, groups: int) -> State:
-    """Let each row of the state go on from its parent; after the first step all rows come from the only one."""
-    if state.width < width * groups:
-        return state.widen(width * groups)
-    offset = torch.arange(len(parents), device=parents.device)[:, None] * width
-    return state.reorder((parents + offset).flatten())
+def _rows(parents: Int[Tensor, "beams width"], width: int) -> Int[Tensor, " rows"]:
+    """Count the rows that the parents are through the whole batch, where each beam had `width`."""
+    return (parents + torch.arange(len(parents), device=parents.device)[:, None] * width).flatten()
 
 
 def _on_host(leave: Bool[Tensor, " beams"], step: Step, position: int) -> np.ndarray:

@@ -33,6 +33,11 @@ class Settings:
         """Count the rows of each of these beams."""
         return 1 if self.sampling is not None else self.beam_size // self.groups
 
+    @property
+    def rows(self) -> int:
+        """Count the rows of a sentence."""
+        return self.groups * self.width
+
     def check(self) -> Settings:
         """Refuse settings that make no sense, or not with each other."""
         self._check_scoring()

@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from itda.allocator import keep_freed_memory
 from itda.batch import EOS, UNK, pad_tokens
 from itda.data.lexicon import Lexicon
 from itda.decode.automaton import Spelling
+from itda.decode.crew import Crew, count_workers
 from itda.decode.factors import add_factors
 from itda.decode.history import Found
 from itda.decode.hypothesis import Hypothesis
+from itda.decode.packing import pack
 from itda.decode.request import Request
 from itda.decode.required import ChooseFromBanks, Required
 from itda.decode.rules import RuleBook
@@ -27,6 +30,7 @@ from itda.decode.wishes import Manners, Wish, make_rules
 from itda.decode.words import LeadingWords, Shortlist, Words
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
+from itda.nn.interface import Engine
 from itda.nn.screen import Screen
 from itda.text.tokenizer import TokenizerPair
 from itda.text.wrapped import factored, folds_case, plain_text, tagged, words_of
@@ -60,6 +64,7 @@ class Writer:
     device: torch.device
     request: Request
     lexicon: Lexicon | None = None
+    attention: bool = True  # whether outputs carry it
 
     @functools.cached_property
     def screen(self) -> Screen | None:
@@ -72,20 +77,54 @@ class Writer:
         assert self.lexicon is not None, "a shortlist was asked for, and the request was let through without one"
         return Shortlist.of(self.model.head, self.lexicon.frequent, self.device)
 
-    def write(self, lines: Sequence[tuple[int, str]], batch_size: int) -> list[Hypothesis]:
-        """Write the outputs for numbered texts, in order; those of similar length are decoded together."""
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """The decoder, laid out for all searches of this writer."""
+        with torch.inference_mode():
+            return self.model.eval().decoder.engine()
+
+    def crew(self, workers: int | None = None) -> Crew[list[Source], list[Hypothesis]]:
+        """Those who write batches: so many workers, or as many as are good for speed."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        return Crew(self._write, count_workers(workers, self.device))
+
+    def write(
+        self,
+        lines: Sequence[tuple[int, str]],
+        crew: Crew[list[Source], list[Hypothesis]],
+        batch_size: int | None = None,
+    ) -> list[Hypothesis]:
+        """Write the outputs for numbered texts, in order; those of similar length are decoded together.
+
+        A batch is as large as is good for speed, and holds no more than `batch_size` sentences.
+        """
+        self._lay_out()
         sources = [self._read(number, text) for number, text in lines]
         answers = [Hypothesis("", 0.0, 0.0, (), ())] * len(lines)
-        places = (place for place, source in enumerate(sources) if not source.blank)
-        order = sorted(places, key=lambda place: len(sources[place].ids))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            search = self._search([sources[place] for place in batch])
-            for row, (place, candidates) in enumerate(zip(batch, self._factored(search, search.run()), strict=True)):
-                many = tuple(self._hypotheses(sources[place], candidates, search.rules, row))
-                notice = _notice(sources[place], candidates[0], int(search.limits[row]), self.request.manners)
-                answers[place] = replace(many[0], n_best=many, notice=notice)
+        places = [place for place, source in enumerate(sources) if not source.blank]
+        lengths, rows = [len(sources[place].ids) + 1 for place in places], self.request.settings.rows
+        batches = list(pack(lengths, rows, workers=crew.workers, count=batch_size))
+        parts = [[sources[places[one]] for one in batch] for batch in batches]
+        for number, written in crew.do(parts):
+            for one, hypothesis in zip(batches[number], written, strict=True):
+                answers[places[one]] = hypothesis
         return answers
+
+    @torch.inference_mode()
+    def _lay_out(self) -> tuple[Engine, Shortlist | Screen | None]:
+        """Make what all batches share; before anyone is hired, so that workers have it without a copy."""
+        mode = self.request.decode.shortlist
+        return self.engine, self.shortlist if mode == "on" else self.screen if mode == "certified" else None
+
+    def _write(self, sources: list[Source]) -> list[Hypothesis]:
+        """Write the outputs for a batch."""
+        search, written = self._search(sources), list[Hypothesis]()
+        for row, (source, candidates) in enumerate(zip(sources, self._factored(search, search.run()), strict=True)):
+            many = tuple(self._hypotheses(source, candidates, search.rules, row))
+            notice = _notice(source, candidates[0], int(search.limits[row]), self.request.manners)
+            written.append(replace(many[0], n_best=many, notice=notice))
+        return written
 
     def stream(self, text: str, number: int) -> Iterator[str]:
         """Write the output for one text, piece by piece."""
@@ -168,7 +207,8 @@ class Writer:
             keys=keys,
             banks=_banks(rules),
             words=self._words(sources, rules),
-            weights=True,
+            weights=self.attention or decode.replace_unknown,
+            engine=self.engine,
         )
 
     def _words(self, sources: Sequence[Source], rules: RuleBook | None) -> Words | None:

@@ -14,6 +14,7 @@ from itda.batch import Side
 from itda.nn.embedding import Embedder, SequenceDropout
 from itda.nn.entrance import Entrance
 from itda.nn.interface import Encoder, Memory, mean_state
+from itda.nn.product import Linear
 
 Values = Float[Tensor, "batch time dim"]
 
@@ -27,7 +28,7 @@ class GatedConvolution(nn.Module):
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
         self.width = width
-        self.map = nn.Linear(width * dim, 2 * dim)
+        self.map = Linear(width * dim, 2 * dim)
 
     def forward(self, values: Values) -> Values:
         """All positions; beyond the ends there are zeros."""

@@ -18,7 +18,8 @@ from torch.nn import functional
 from itda.batch import Side, Tokens
 from itda.nn.factored import FIRST
 from itda.nn.heads import SoftmaxHead
-from itda.nn.interface import Decoded, Head, Memory, Sums
+from itda.nn.interface import Decoded, Head, Memory, Narrowing, Sums
+from itda.nn.screen import Screen
 
 NONE = 0  # of a factor: no value, as specials and lone spaces have none
 
@@ -35,19 +36,20 @@ class FactoredHead(Head):
     ) -> None:
         """Take the head of the words, the decoder's embedding table and the number of values of each factor."""
         super().__init__()
-        self.words, self.table, self.sizes, self.factor_weight = words, table, tuple(sizes), weight
+        self.words: Head = words
+        self.vocab_size, self.table, self.sizes, self.factor_weight = words.vocab_size, table, tuple(sizes), weight
         self.hidden = nn.Linear(dim + table.shape[1], dim)
         self.outputs = nn.ModuleList(nn.Linear(dim, size) for size in sizes)
 
     def _words(self, target: Side) -> Tokens:
         assert isinstance(target, Tokens), "factors are those of tokens"
-        return replace(target, ids=target.ids % self.words.vocab_size)
+        return replace(target, ids=target.ids % self.vocab_size)
 
     def loss(self, decoded: Decoded, target: Side, memory: Memory) -> Sums:
         """The words' sums, with the factors' nll in the objective; where a token has no value, none is asked for."""
         sums = self.words.loss(decoded, self._words(target), memory)
         ids = target.values[target.mask]
-        given = ids % self.words.vocab_size, ids // self.words.vocab_size
+        given = ids % self.vocab_size, ids // self.vocab_size
         objective, rest = sums.objective, given[1]
         for logits, size in zip(self._logits(decoded.features[target.mask], given[0]), self.sizes, strict=True):
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # under autocast they are coarser
@@ -70,6 +72,14 @@ class FactoredHead(Head):
     ) -> Float[Tensor, "rows tgt vocab"]:
         """Those of the words."""
         return self.words.log_probs(decoded, memory, candidates)
+
+    def narrow(self, shared: Int[Tensor, " shared"]) -> Narrowing:
+        """That of the words."""
+        return self.words.narrow(shared)
+
+    def screen(self) -> Screen | None:
+        """That of the words."""
+        return self.words.screen()
 
     def factors(self, decoded: Decoded, words: Int[Tensor, "rows tgt"]) -> list[Float[Tensor, "rows tgt values"]]:
         """For each factor the log-probabilities of its values, given the word that stands at each position."""

@@ -6,6 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from itda.nn.product import Linear
+
 
 class FeedForward(nn.Module):
     """W_2 f(W_1 x) with f ReLU or GELU; swiglu: W_2 (silu(W_g x) * W_1 x) (Shazeer 2020, arXiv 2002.05202)."""
@@ -13,8 +15,8 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, ffn_dim: int, activation: str) -> None:
         super().__init__()
         self.activation = activation
-        self.map = nn.Linear(dim, 2 * ffn_dim if activation == "swiglu" else ffn_dim)
-        self.output = nn.Linear(ffn_dim, dim)
+        self.map = Linear(dim, 2 * ffn_dim if activation == "swiglu" else ffn_dim)
+        self.output = Linear(ffn_dim, dim)
 
     def forward(self, values: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
         """Widen, bend, narrow."""

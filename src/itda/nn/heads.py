@@ -16,6 +16,7 @@ from itda.nn.fused.paired_loss import paired_cross_entropy
 from itda.nn.fused.squared_error import linear_squared_error
 from itda.nn.fused.token_loss import linear_token_nll
 from itda.nn.interface import Decoded, Head, Memory, Narrow, Narrowing, Sums
+from itda.nn.product import linear
 from itda.nn.rest import Rest
 from itda.nn.screen import Screen
 
@@ -82,9 +83,7 @@ class SoftmaxHead(Head):
 
     def narrow(self, shared: Int[Tensor, " shared"]) -> Narrowing:
         """Gather the shared rows of W, and measure the others, once for many searches."""
-        shared_map = functools.partial(
-            nn.functional.linear, weight=self.weight[shared], bias=(self.bias + self.never)[shared]
-        )
+        shared_map = functools.partial(linear, weight=self.weight[shared], bias=(self.bias + self.never)[shared])
         return self.narrow_with(shared, shared_map)
 
     def narrow_with(self, shared: Int[Tensor, " shared"], shared_map: Map) -> Narrowing:
@@ -109,7 +108,9 @@ class SoftmaxHead(Head):
         weight, bias = self.weight, self.bias + self.never
         if candidates is not None:
             weight, bias = weight[candidates], bias[candidates]
-        return torch.log_softmax(nn.functional.linear(features, weight, bias), dim=-1)
+        logits = linear(features, weight, bias)
+        in_place = not torch.is_grad_enabled() and logits.device.type == "cpu"  # fresh memory costs more than the sums
+        return torch.log_softmax(logits, dim=-1, out=logits if in_place else None)
 
 
 def chunked_scores(

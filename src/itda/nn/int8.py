@@ -1,8 +1,8 @@
 """A trained model with int8 matrices, for use on a CPU: the same parts, with another product inside.
 
 Rounded are the linear maps, the maps of a recurrent decoder's cells, and the output layer; each row of activations by
-its own maximum (see `rounded`). Embeddings, attention itself, norms and a recurrent encoder stay as they are, and so
-do small maps, where rounding costs more than the product saves.
+its own maximum (see `rounded`). Embeddings, attention itself, norms and torch's kernels over time stay as they are,
+and so do small maps, where rounding costs more than the product saves.
 """
 
 from __future__ import annotations
@@ -14,40 +14,22 @@ from torch import Tensor, nn
 from itda.batch import Side
 from itda.nn.attention import ConcatAttention
 from itda.nn.encoder_decoder import EncoderDecoder
+from itda.nn.factored_head import FactoredHead
 from itda.nn.heads import SoftmaxHead, chunked_scores
 from itda.nn.interface import Decoded, Head, Memory, Narrowing, Sums
-from itda.nn.recurrent import GRUCell, LSTMCell
+from itda.nn.normed_cells import NormedGRUCell, NormedLSTMCell
+from itda.nn.recurrent import Cell, GRUCell, LSTMCell
 from itda.nn.recurrent_decoder import Stack
-from itda.nn.rounded import Rounded, weight_limit
+from itda.nn.rounded import Int8Linear, weight_limit
 from itda.nn.screen import Screen
 
 SMALLEST = 1 << 15  # numbers of a matrix
-
-
-class Int8Linear(nn.Module):
-    """W x + b with W rounded, and each row of x by itself."""
-
-    def __init__(self, weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"] | None) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        rounded = Rounded.of(weight.detach(), weight_limit())
-        self.register_buffer("whole", rounded.whole)
-        self.register_buffer("scale", rounded.scale)
-        self.register_buffer("bias", None if bias is None else bias.detach().clone())
-
-    @property
-    def weight(self) -> Float[Tensor, "out dim"]:
-        """What the rounded matrix stands for, made anew each time: for those who take a map apart."""
-        return Rounded(self.whole, self.scale).values()
-
-    def forward(self, values: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead out"]:
-        """One integer product; gradients do not flow."""
-        if not values.numel():
-            return values.new_zeros(*values.shape[:-1], self.out_features)
-        answer = Rounded.of(values.reshape(-1, values.shape[-1])).product(Rounded(self.whole, self.scale))
-        if self.bias is not None:
-            answer += self.bias
-        return answer.view(*values.shape[:-1], -1)
+APART: dict[type[nn.Module], str] = {
+    ConcatAttention: "joint_map",
+    NormedLSTMCell: "input_map",
+    NormedGRUCell: "input_map",
+}
+"""What is taken apart at each step, and so stays as it is."""
 
 
 class Int8LSTMCell(LSTMCell):
@@ -133,18 +115,24 @@ def round_model(model: EncoderDecoder, smallest: int = SMALLEST) -> EncoderDecod
     assert weight_limit(), "this machine has no exact int8 product"
     for parent in list(model.modules()):
         for name, part in list(parent.named_children()):
-            # That attention takes its matrix apart at each step.
-            whole = isinstance(part, nn.Linear) and not isinstance(parent, ConcatAttention)
+            whole = isinstance(part, nn.Linear) and APART.get(type(parent)) != name
             if whole and part.weight.numel() >= smallest:
                 setattr(parent, name, Int8Linear(part.weight, part.bias))
         if isinstance(parent, Stack):
-            parent.cells = nn.ModuleList(
-                _round_cell(cell) if cell.kernel.weight_hh_l0.numel() >= smallest else cell for cell in parent.cells
-            )
-    if isinstance(model.head, SoftmaxHead) and model.head.weight.numel() >= smallest:
-        model.head = Int8Head(model.head)
+            parent.cells = nn.ModuleList(_round_cell(cell, smallest) for cell in parent.cells)
+    if isinstance(model.head, FactoredHead):
+        model.head.words = _round_head(model.head.words, smallest)
+    else:
+        model.head = _round_head(model.head, smallest)
     return model
 
 
-def _round_cell(cell: LSTMCell | GRUCell) -> LSTMCell | GRUCell:
+def _round_cell(cell: Cell, smallest: int) -> Cell:
+    """A cell with a kernel of torch's has its weights in there; the maps of others are rounded like all maps."""
+    if not isinstance(cell, LSTMCell | GRUCell) or cell.kernel.weight_hh_l0.numel() < smallest:
+        return cell
     return Int8LSTMCell(cell) if isinstance(cell, LSTMCell) else Int8GRUCell(cell)
+
+
+def _round_head(head: Head, smallest: int) -> Head:
+    return Int8Head(head) if isinstance(head, SoftmaxHead) and head.weight.numel() >= smallest else head

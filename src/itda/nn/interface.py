@@ -152,6 +152,90 @@ class Decoder(nn.Module, ABC):
         """
         return None
 
+    def engine(self) -> Engine:
+        """Lay out what searches need, for as long as the weights stay as they are: the fast twin of `step`."""
+        return PureEngine(self)
+
+
+class Walk(ABC):
+    """A decoder under way in one search, which owns the state: a step may write over what was there before.
+
+    The rows are those of a `State`: row r belongs to sentence r // width. An answer's features are good until the
+    next step, its `weights` for good; they and `contexts` are there where they were asked for at the start.
+    """
+
+    memory: Memory
+    width: int = 1
+
+    @abstractmethod
+    def step(self, previous: Tensor) -> Decoded:
+        """Advance one position, as `Decoder.step` does."""
+
+    @abstractmethod
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Let row i go on from what row `rows[i]` was; a row may only come from its own sentence."""
+
+    @abstractmethod
+    def select(self, sentences: Int[Tensor, " kept"]) -> None:
+        """Keep some sentences and all of their rows."""
+
+    @abstractmethod
+    def widen(self, width: int) -> None:
+        """Give each sentence `width` rows, copies of its single row."""
+
+
+class Engine(ABC):
+    """A decoder as searches drive it; one engine serves many, one after the other or at the same time."""
+
+    @abstractmethod
+    def start(self, memory: Memory, *, weights: bool) -> Walk:
+        """Stand before the first position, one row a sentence; `weights`: whether answers carry the attention."""
+
+
+class PureEngine(Engine):
+    """The engine that every decoder has: `start` and `step` of the decoder itself."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+
+    def start(self, memory: Memory, *, weights: bool) -> PureWalk:
+        """Begin with the decoder's first state; the answers carry the attention in any case."""
+        return PureWalk(self.decoder, self.decoder.start(memory))
+
+
+class PureWalk(Walk):
+    """A walk from one frozen state to the next."""
+
+    def __init__(self, decoder: Decoder, state: State) -> None:
+        self.decoder, self.state = decoder, state
+
+    @property
+    def memory(self) -> Memory:  # type: ignore[override]
+        """The memory of the sentences that are left."""
+        return self.state.memory
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        """Rows of each sentence."""
+        return self.state.width
+
+    def step(self, previous: Tensor) -> Decoded:
+        """Advance one position."""
+        decoded, self.state = self.decoder.step(previous, self.state)
+        return decoded
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Let row i go on from what row `rows[i]` was."""
+        self.state = self.state.reorder(rows)
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> None:
+        """Keep some sentences and all of their rows."""
+        self.state = self.state.select(sentences)
+
+    def widen(self, width: int) -> None:
+        """Give each sentence `width` rows."""
+        self.state = self.state.widen(width)
+
 
 class Head(nn.Module, ABC):
     """Turns features into a distribution over targets: the loss for training, log-probabilities for search."""

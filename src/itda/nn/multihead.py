@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from itda.nn.attention import Attention
 from itda.nn.dropping import drop
 from itda.nn.positions import rotate
+from itda.nn.product import Linear
 
 Values = Float[Tensor, "batch time dim"]
 Heads = Float[Tensor, "batch heads time head_dim"]
@@ -79,7 +80,7 @@ class AttentionPart(nn.Module):
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, dim // num_heads
         self.dropout = dropout
-        self.output = nn.Linear(dim, dim)
+        self.output = Linear(dim, dim)
 
     @property
     def rate(self) -> float:
@@ -97,11 +98,11 @@ class SelfAttention(AttentionPart):
     def __init__(self, dim: int, num_heads: int, num_kv_heads: int, rotary: bool, dropout: float) -> None:
         super().__init__(dim, num_heads, num_kv_heads, dropout)
         self.rotary = rotary
-        self.map = nn.Linear(dim, self.head_dim * (num_heads + 2 * num_kv_heads))
+        self.map = Linear(dim, self.head_dim * (num_heads + 2 * num_kv_heads))
 
     def forward(self, values: Values, bias: Bias | None = None) -> Values:
         """Each position sees all (where the bias allows it); without a bias, what came before it and itself."""
-        query, key, value = self._project(values, 0)
+        query, key, value = self.project(values, 0)
         if bias is None:
             return self.output(_merge(attend_to_past(query, key, value, self.rate)))
         return self.output(_merge(attend(query, key, value, bias, self.rate)))
@@ -114,12 +115,12 @@ class SelfAttention(AttentionPart):
         self, values: Float[Tensor, "rows 1 dim"], cache: Float[Tensor, "rows kv_heads_twice past head_dim"]
     ) -> tuple[Float[Tensor, "rows 1 dim"], Float[Tensor, "rows kv_heads_twice now head_dim"]]:
         """One more position, which sees the cache and itself."""
-        query, *new = self._project(values, cache.shape[2])
+        query, *new = self.project(values, cache.shape[2])
         cache = torch.cat([cache, torch.cat(new, dim=1)], dim=2)
         key, value = cache.chunk(2, dim=1)
         return self.output(_merge(attend(query, key, value, None, self.rate))), cache
 
-    def _project(self, values: Values, start: int) -> tuple[Heads, Tensor, Tensor]:
+    def project(self, values: Values, start: int) -> tuple[Heads, Tensor, Tensor]:
         """Queries, keys and values; the first position stands at `start`."""
         projected = self.map(values)
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
@@ -136,8 +137,8 @@ class CrossAttention(AttentionPart):
 
     def __init__(self, dim: int, memory_dim: int, num_heads: int, num_kv_heads: int, dropout: float) -> None:
         super().__init__(dim, num_heads, num_kv_heads, dropout)
-        self.query_map = nn.Linear(dim, dim)
-        self.memory_map = nn.Linear(memory_dim, 2 * num_kv_heads * self.head_dim)
+        self.query_map = Linear(dim, dim)
+        self.memory_map = Linear(memory_dim, 2 * num_kv_heads * self.head_dim)
 
     def keys(self, states: Float[Tensor, "sentences src memory_dim"]) -> KeyValues:
         """Keys and values of the memory, computed once a sentence."""
@@ -148,16 +149,17 @@ class CrossAttention(AttentionPart):
         self, values: Float[Tensor, "sentences queries dim"], keys: KeyValues, bias: Bias
     ) -> Float[Tensor, "sentences queries dim"]:
         """Each query's answer."""
-        return self.output(_merge(attend(self._queries(values), *keys, bias, self.rate)))
+        return self.output(_merge(attend(self.queries(values), *keys, bias, self.rate)))
 
     def look(
         self, values: Float[Tensor, "sentences queries dim"], keys: KeyValues, bias: Bias
     ) -> tuple[Float[Tensor, "sentences queries dim"], Float[Tensor, "sentences queries src"]]:
         """The same, with the attention weights averaged over the heads."""
-        answer, weights = attend_visibly(self._queries(values), *keys, bias, self.rate)
+        answer, weights = attend_visibly(self.queries(values), *keys, bias, self.rate)
         return self.output(_merge(answer)), weights.mean(1)
 
-    def _queries(self, values: Values) -> Heads:
+    def queries(self, values: Values) -> Heads:
+        """The queries of each head."""
         return _heads(self.query_map(values), self.head_dim)
 
 
@@ -170,9 +172,9 @@ class MultiHeadAttention(Attention):
     def __init__(self, query_dim: int, state_dim: int, dim: int, num_heads: int) -> None:
         super().__init__()
         self.head_dim = dim // num_heads
-        self.query_map = nn.Linear(query_dim, dim)
-        self.memory_map = nn.Linear(state_dim, 2 * dim)
-        self.output = nn.Linear(dim, state_dim)
+        self.query_map = Linear(query_dim, dim)
+        self.memory_map = Linear(state_dim, 2 * dim)
+        self.output = Linear(dim, state_dim)
 
     def keys(self, states: Float[Tensor, "sentences src context"]) -> KeyValues:
         """Keys and values of each head, in the order in which each step reads them."""

@@ -20,8 +20,9 @@ from itda.nn.bridge import Bridge, StackState
 from itda.nn.embedding import Embedder, SequenceDropout
 from itda.nn.fused.loops import bahdanau_loop, feeding_loop
 from itda.nn.fused.recurrence import Feedback, recurrence
-from itda.nn.interface import Decoded, Decoder, Memory, State, Tree, tree_map
+from itda.nn.interface import Decoded, Decoder, Engine, Memory, PureEngine, State, Tree, tree_map
 from itda.nn.recurrent import Cell, CellState
+from itda.nn.walks.recurrent import BahdanauEngine, LuongEngine, can_lay_out
 
 Masks = tuple[Tensor | None, ...]  # of the embedding, of the input of each layer above the first, of the features
 
@@ -199,6 +200,10 @@ class BahdanauDecoder(Decoder):
         read = torch.cat([self.stack.output(state.cache[0]), context, embedded[:, 0]], dim=-1)[:, None]
         return Decoded(self.readout(read, state.masks[-1]), alpha[:, None], context[:, None]), state
 
+    def engine(self) -> Engine:
+        """What depends on a token or on the source alone, mapped once."""
+        return BahdanauEngine(self) if can_lay_out(self) else PureEngine(self)
+
     def _unrolled(self, embedded: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """All s_t, c_t and alpha_t, step by step."""
         hidden, contexts, alphas = [], [], []
@@ -264,6 +269,10 @@ class LuongDecoder(Decoder):
     def step(self, previous: Tensor, state: State) -> tuple[Decoded, State]:
         """One position."""
         return self._advance(self.dropout(self.embed(previous)[:, None], state.masks[0])[:, 0], state)
+
+    def engine(self) -> Engine:
+        """What depends on a token or on the source alone, mapped once."""
+        return LuongEngine(self) if can_lay_out(self) else PureEngine(self)
 
     def _fused(
         self, embedded: Tensor, state: State, terms: Terms, recurrent: tuple[Tensor, Tensor], weights: bool

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int8
-from torch import Tensor
+from torch import Tensor, nn
 
 MOST = 127
 TINY = 1e-30
@@ -62,5 +62,34 @@ class Rounded:
 
     def product(self, weight: Rounded) -> Float[Tensor, "rows out"]:
         """The product with each row of `weight`."""
-        sums = torch._int_mm(self.whole, weight.whole.t())
+        if self.whole.shape[1] == 1:  # where torch's kernel is wrong
+            sums = self.whole.to(torch.int32) * weight.whole.t()
+        else:
+            sums = torch._int_mm(self.whole, weight.whole.t())
         return (sums * self.scale).mul_(weight.scale.t())
+
+
+class Int8Linear(nn.Module):
+    """W x + b with W rounded, and each row of x by itself."""
+
+    def __init__(self, weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"] | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        rounded = Rounded.of(weight.detach(), weight_limit())
+        self.register_buffer("whole", rounded.whole)
+        self.register_buffer("scale", rounded.scale)
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    @property
+    def weight(self) -> Float[Tensor, "out dim"]:
+        """What the rounded matrix stands for, made anew each time: for those who take a map apart."""
+        return Rounded(self.whole, self.scale).values()
+
+    def forward(self, values: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead out"]:
+        """One integer product; gradients do not flow."""
+        if not values.numel():
+            return values.new_zeros(*values.shape[:-1], self.out_features)
+        answer = Rounded.of(values.reshape(-1, values.shape[-1])).product(Rounded(self.whole, self.scale))
+        if self.bias is not None:
+            answer += self.bias
+        return answer.view(*values.shape[:-1], -1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
+from itda.nn.product import linear
 from itda.nn.rounded import Rounded, weight_limit
 
 BLOCK = 64  # words that share a maximum
@@ -89,7 +89,7 @@ class Screen:
         open_[whole] = False
         ids, exact = self._gathered(features, open_, counts.masked_fill(whole, 0), count)
         if whole.any():
-            every = functional.linear(features[whole], self.weight, self.bias)
+            every = linear(features[whole], self.weight, self.bias)
             best, places = every.topk(min(count, every.shape[1]), dim=1)
             ids[whole, : places.shape[1]], exact[whole, : places.shape[1]] = places, best
             normaliser[whole] = every.logsumexp(dim=1, keepdim=True)
@@ -97,7 +97,7 @@ class Screen:
 
     def logits(self, features: Float[Tensor, "rows dim"], words: slice) -> Float[Tensor, "rows words"]:
         """The exact logits of a few words that are always asked for."""
-        return functional.linear(features, self.weight[words], self.bias[words])
+        return linear(features, self.weight[words], self.bias[words])
 
     def _gathered(self, features: Tensor, open_: Tensor, counts: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The open words of each row, in the order of their ids, and their exact logits."""

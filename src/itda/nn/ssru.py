@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from itda.nn.product import Linear
 from itda.nn.scan import gated_scan
 
 Values = Float[Tensor, "batch time dim"]
@@ -23,7 +24,7 @@ class SSRU(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.map = nn.Linear(dim, 2 * dim, bias=False)
+        self.map = Linear(dim, 2 * dim, bias=False)
         self.forget_bias = nn.Parameter(torch.ones(dim))
 
     def forward(self, values: Values) -> Values:

@@ -17,9 +17,10 @@ from itda.batch import Side
 from itda.nn.embedding import Embedder, SequenceDropout
 from itda.nn.entrance import Entrance
 from itda.nn.feedforward import FeedForward
-from itda.nn.interface import Decoded, Decoder, Encoder, Memory, State, mean_state
+from itda.nn.interface import Decoded, Decoder, Encoder, Engine, Memory, PureEngine, State, mean_state
 from itda.nn.multihead import CrossAttention, KeyValues, SelfAttention, padding_bias
 from itda.nn.ssru import SSRU
+from itda.nn.walks.transformer import TransformerEngine
 
 Values = Float[Tensor, "batch time dim"]
 Mask = Float[Tensor, "rows dim"] | None  # of variational dropout, for a whole sentence
@@ -178,6 +179,10 @@ class TransformerDecoder(Decoder):
             new.append(cache)
         clock = clock.new_zeros(len(clock), clock.shape[1] + 1, 0)
         return self._decoded(values, alpha, state.memory), replace(state, cache=(clock, tuple(new)))
+
+    def engine(self) -> Engine:
+        """Keys and values written in place, beams as queries to one store."""
+        return PureEngine(self) if self.training else TransformerEngine(self)
 
     def _keys(self, memory: Memory) -> tuple[Tensor, tuple[KeyValues, ...]]:
         bias = padding_bias(memory.mask, memory.states.dtype)

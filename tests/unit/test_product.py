@@ -1,0 +1,82 @@
+"""Products by another library, and the store of a search: equal to what they stand for."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from itda.nn import product
+from itda.nn.product import Linear, linear
+from itda.nn.walks.slots import FIRST, Slots
+
+CASES = {
+    "matrix": lambda: torch.randn(700, 96),
+    "batch": lambda: torch.randn(70, 10, 96),
+    "turned": lambda: torch.randn(10, 70, 96).transpose(0, 1),
+    "part": lambda: torch.randn(700, 200)[:, 4:100],
+    "one position": lambda: torch.randn(700, 3, 96)[:, 1:2],
+    "few": lambda: torch.randn(2, 96),
+    "none": lambda: torch.randn(0, 96),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("part_of_weight", [False, True])
+def test_a_product_is_torchs(case, part_of_weight, monkeypatch):
+    torch.manual_seed(1)
+    values, weight, bias = CASES[case](), torch.randn(80, 96), torch.randn(80)
+    if part_of_weight:
+        weight = torch.randn(80, 120)[:, :96]
+    for held_back in (True, False):
+        monkeypatch.setattr(product, "held_back", lambda held=held_back: held and torch.backends.mkldnn.is_available())
+        with torch.inference_mode():
+            for added in (bias, None):
+                expected = functional.linear(values, weight, added)
+                torch.testing.assert_close(linear(values, weight, added), expected, rtol=1e-5, atol=1e-4)
+    assert product._alternative(values, weight) is False  # as patched last
+
+
+def test_a_product_has_its_gradient(monkeypatch):
+    monkeypatch.setattr(product, "held_back", lambda: torch.backends.mkldnn.is_available())
+    layer, values = Linear(96, 80), torch.randn(700, 96, requires_grad=True)
+    layer(values).sum().backward()
+    torch.testing.assert_close(values.grad, layer.weight.sum(0).expand(700, -1))
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("width", [1, 3, 20])
+def test_slots_remember_each_rows_own_past(width):
+    """Against lists: what each row descends from, with a store that forgets and grows; it holds little more."""
+    draw, sentences = torch.Generator().manual_seed(1), 2
+    slots, store = Slots(torch.zeros(sentences, 5, 4)), torch.full((sentences, FIRST), -1)
+
+    def keep(order, room):
+        nonlocal store
+        made = torch.full((sentences, room), -1)
+        moved = store if order is None else store.gather(1, order)
+        made[:, : moved.shape[1]] = moved
+        store = made
+
+    pasts, names = [[[]] for _ in range(sentences)], 0
+    for position in range(120):
+        if position == 1 and width > 1:
+            slots.widen(width, keep)
+            pasts = [[list(rows[0]) for _ in range(width)] for rows in pasts]
+        new = slots.advance(keep)
+        for sentence, rows in enumerate(pasts):
+            for row, past in enumerate(rows):
+                store[sentence, new.start + row] = names
+                past.append(names)
+                names += 1
+        for sentence, rows in enumerate(pasts):
+            for row, past in enumerate(rows):
+                seen = store[sentence, : slots.used]
+                seen = seen if slots.bias is None else seen[slots.bias[sentence, row] == 0.0]
+                assert sorted(seen.tolist()) == sorted(past)
+        if position >= 1 and width > 1:
+            parents = torch.randint(width, (sentences, width), generator=draw)
+            slots.reorder((parents + torch.arange(sentences)[:, None] * width).flatten())
+            pasts = [
+                [list(rows[parent]) for parent in chosen] for rows, chosen in zip(pasts, parents.tolist(), strict=True)
+            ]
+    assert slots.position == 120
+    assert slots.room <= 4 * (120 + 5 * width), "the store forgets what nobody descends from"
