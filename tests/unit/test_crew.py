@@ -15,9 +15,12 @@ import torch
 
 from itda.build import build_model
 from itda.config import Config, DataConfig, DecodeConfig, DecoderConfig, EncoderConfig, ModelConfig, TokenizerConfig
+from itda.data.lexicon import learn
 from itda.decode.crew import Crew, count_workers
 from itda.decode.packing import pack
 from itda.errors import ItdaError, UserError
+from itda.nn.int8 import round_model
+from itda.nn.rounded import weight_limit
 from itda.seq2seq import Seq2Seq
 from itda.text.tokenizer import train_tokenizers
 
@@ -178,6 +181,26 @@ def test_workers_write_what_one_writes(kind):
     ]
     assert [one.score for one in shared] == pytest.approx([one.score for one in alone], abs=1e-9)
     assert not children()
+
+
+@linux
+@pytest.mark.parametrize("way", ["on", "certified", "int8"])
+def test_workers_have_what_their_batches_share(way):
+    """The shortlist, the screen and the rounded maps are made before anyone is hired."""
+    if way != "on" and not weight_limit():
+        pytest.skip("this CPU has no exact int8 product")
+    model = make("luong")
+    ids = [model.tokenizers.src.encode(text) for text in TEXTS]
+    sizes = model.tokenizers.sizes()[:2]
+    model.lexicon = learn(lambda: iter(zip(ids, ids, strict=True)), *sizes, frequent=2, per_token=2, per_sentence=3)
+    if way == "int8":
+        round_model(model.model, smallest=0)
+    asked = {"beam_size": 1, "shortlist": "off" if way == "int8" else way, "batch_size": 4}
+    alone, shared = (list(model.generate_lazily(TEXTS, workers=workers, chunk=30, **asked)) for workers in (1, 2))
+    assert [one.tokens for one in shared] == [one.tokens for one in alone]
+    writer = model._writer(1, {"beam_size": 1, "shortlist": asked["shortlist"]})
+    writer.write([], writer.crew(1))
+    assert {"on": "shortlist", "certified": "screen", "int8": "engine"}[way] in vars(writer)
 
 
 @linux
