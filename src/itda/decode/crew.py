@@ -7,7 +7,6 @@ share Python's lock, which cost up to a third of the speed where steps are small
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import signal
 import sys
 import threading
@@ -138,12 +137,8 @@ def _labour(work: Callable[[Any], Any], line: Connection, others: Sequence[Conne
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error itself, or its text where it cannot travel."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return ItdaError(f"{type(error).__name__}: {error}")
-    return error
+    """Our own errors, whose word is all that they hold; of any other its text."""
+    return error if isinstance(error, ItdaError) else ItdaError(f"{type(error).__name__}: {error}")
 
 
 def _receive(line: Connection) -> Any:
