@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 CPUINFO = Path("/proc/cpuinfo")
 WORTHWHILE = 1 << 19  # multiplications from which on oneDNN is the quicker one
@@ -23,9 +25,34 @@ def linear(
     values: Float[Tensor, "*lead input"], weight: Float[Tensor, "output input"], bias: Float[Tensor, " output"] | None
 ) -> Float[Tensor, "*lead output"]:
     """W x + b for each vector."""
-    if torch.is_grad_enabled() or values.numel() * len(weight) < WORTHWHILE or not _alternative(values, weight):
+    if values.numel() * len(weight) < WORTHWHILE or not alternative(values, weight):
         return nn.functional.linear(values, weight, bias)
+    if torch.is_grad_enabled():
+        return _Linear.apply(values, weight, bias)
+    return product(values, weight, bias)
+
+
+def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(values.contiguous(), weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    """The product with its gradients, each by oneDNN; what it would do slowly is laid out first."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        return product(values, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        rows, d_rows = values.flatten(0, -2), grad.flatten(0, -2)
+        d_values = product(grad, weight.t().contiguous()) if needed[0] else None
+        d_weight = product(d_rows.t().contiguous(), rows.t().contiguous()) if needed[1] else None
+        return d_values, d_weight, d_rows.sum(0) if needed[2] else None
 
 
 class Linear(nn.Linear):
@@ -36,7 +63,7 @@ class Linear(nn.Linear):
         return linear(values, self.weight, self.bias)
 
 
-def _alternative(values: Tensor, weight: Tensor) -> bool:
+def alternative(values: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN can do this product; what is not contiguous it would do a thousand times slower."""
     if not values.dtype is weight.dtype is torch.float32 or values.device.type != "cpu" or not weight.is_contiguous():
         return False
