@@ -1,8 +1,8 @@
 """Products with a weight, by the quicker of the two libraries that torch brings along.
 
 On a processor with AVX-512 that Intel did not make, MKL, which torch asks for its products, keeps to AVX2 and reaches
-less than half of what the processor can; oneDNN, which torch has too, does not (docs/design/0015). Where a gradient is
-wanted, under autocast, and everywhere else, the product is torch's own.
+less than half of what the processor can; oneDNN, which torch has too, does not (docs/design/0015). Under autocast, and
+everywhere else, the product is torch's own.
 """
 
 from __future__ import annotations
@@ -22,17 +22,23 @@ WORTHWHILE = 1 << 19  # multiplications from which on oneDNN is the quicker one
 
 
 def linear(
-    values: Float[Tensor, "*lead input"], weight: Float[Tensor, "output input"], bias: Float[Tensor, " output"] | None
+    values: Float[Tensor, "*lead input"],
+    weight: Float[Tensor, "output input"],
+    bias: Float[Tensor, " output"] | None = None,
 ) -> Float[Tensor, "*lead output"]:
     """W x + b for each vector."""
-    if values.numel() * len(weight) < WORTHWHILE or not alternative(values, weight):
+    if values.numel() * len(weight) < WORTHWHILE or not has_alternative(values, weight):
         return nn.functional.linear(values, weight, bias)
-    if torch.is_grad_enabled():
-        return _Linear.apply(values, weight, bias)
-    return product(values, weight, bias)
+    weight = weight.contiguous()
+    return _Linear.apply(values, weight, bias) if torch.is_grad_enabled() else product(values, weight, bias)
 
 
 def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """W x + b by oneDNN, without a gradient, where `has_alternative` says that it can.
+
+    Both factors are laid out row by row: others it would multiply a thousand times slower.
+    """
+    assert weight.is_contiguous()
     return torch.ops.mkldnn._linear_pointwise(values.contiguous(), weight, bias, "none", [], "")
 
 
@@ -63,9 +69,9 @@ class Linear(nn.Linear):
         return linear(values, self.weight, self.bias)
 
 
-def alternative(values: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can do this product; what is not contiguous it would do a thousand times slower."""
-    if not values.dtype is weight.dtype is torch.float32 or values.device.type != "cpu" or not weight.is_contiguous():
+def has_alternative(values: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN can do this product, and is the quicker one here."""
+    if not values.dtype is weight.dtype is torch.float32 or values.device.type != "cpu":
         return False
     return held_back() and not torch.is_autocast_enabled("cpu")
 
