@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from itda.nn import product
+from itda.nn.fused.loss import linear_cross_entropy
 from itda.nn.product import Linear, linear
 from itda.nn.walks.slots import FIRST, Slots
 
@@ -32,15 +33,41 @@ def test_a_product_is_torchs(case, part_of_weight, monkeypatch):
             for added in (bias, None):
                 expected = functional.linear(values, weight, added)
                 torch.testing.assert_close(linear(values, weight, added), expected, rtol=1e-5, atol=1e-4)
-    assert product._alternative(values, weight) is False  # as patched last
+    assert product.has_alternative(values, weight) is False  # as patched last
 
 
-def test_a_product_has_its_gradient(monkeypatch):
-    monkeypatch.setattr(product, "held_back", lambda: torch.backends.mkldnn.is_available())
-    layer, values = Linear(96, 80), torch.randn(700, 96, requires_grad=True)
-    layer(values).sum().backward()
-    torch.testing.assert_close(values.grad, layer.weight.sum(0).expand(700, -1))
-    assert layer.weight.grad is not None
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_product_has_torchs_gradients(case, biased, monkeypatch):
+    torch.manual_seed(1)
+    given, bias = CASES[case](), torch.randn(80) if biased else None
+    drawn = torch.randn(*given.shape[:-1], 80)
+    found = []
+    for held_back in (True, False):
+        monkeypatch.setattr(product, "held_back", lambda held=held_back: held and torch.backends.mkldnn.is_available())
+        layer, values = Linear(96, 80, bias=biased), given.clone().requires_grad_()
+        torch.nn.init.constant_(layer.weight, 0.1)
+        (linear(values, layer.weight, bias) * drawn).sum().backward()
+        found.append((values.grad, layer.weight.grad))
+    for quick, slow in zip(*found, strict=True):
+        torch.testing.assert_close(quick, slow, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_the_same_by_either_library(smoothing, monkeypatch):
+    torch.manual_seed(1)
+    ids, found = torch.randint(2, 300, (700,)), []
+    never = torch.zeros(300).index_fill_(0, torch.tensor([0, 1]), float("-inf"))
+    for held_back in (True, False):
+        monkeypatch.setattr(product, "held_back", lambda held=held_back: held and torch.backends.mkldnn.is_available())
+        torch.manual_seed(2)
+        leaves = [torch.randn(shape).requires_grad_() for shape in ((700, 40), (300, 40), (300,))]
+        features, weight, bias = leaves
+        nll, objective = linear_cross_entropy(features, weight, bias + never, ids, smoothing)
+        objective.backward()
+        found.append([nll, *(leaf.grad for leaf in leaves)])
+    for quick, slow in zip(*found, strict=True):
+        torch.testing.assert_close(quick, slow, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("width", [1, 3, 20])

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from itda.nn.interface import Tree
+from itda.nn.product import Linear
 
 Context = Float[Tensor, "sentences queries context"]
 Weights = Float[Tensor, "sentences queries src"]
@@ -72,7 +73,7 @@ class AdditiveAttention(Attention):
     def __init__(self, query_dim: int, state_dim: int, dim: int) -> None:
         super().__init__()
         self.query_map = nn.Linear(query_dim, dim, bias=False)
-        self.key_map = nn.Linear(state_dim, dim)
+        self.key_map = Linear(state_dim, dim)
         self.energy = nn.Linear(dim, 1, bias=False)
 
     def terms(self) -> Terms:
@@ -135,7 +136,7 @@ class GeneralAttention(Attention):
 
     def __init__(self, query_dim: int, state_dim: int) -> None:
         super().__init__()
-        self.key_map = nn.Linear(state_dim, query_dim, bias=False)
+        self.key_map = Linear(state_dim, query_dim, bias=False)
 
     def terms(self) -> Terms:
         """A product."""

@@ -1,8 +1,8 @@
 """Products with a weight, by the quicker of the two libraries that torch brings along.
 
 On a processor with AVX-512 that Intel did not make, MKL, which torch asks for its products, keeps to AVX2 and reaches
-less than half of what the processor can; oneDNN, which torch has too, does not (docs/design/0015). Where a gradient is
-wanted, under autocast, and everywhere else, the product is torch's own.
+less than half of what the processor can; oneDNN, which torch has too, does not (docs/design/0015). Under autocast, and
+everywhere else, the product is torch's own.
 """
 
 from __future__ import annotations
@@ -10,22 +10,55 @@ from __future__ import annotations
 import functools
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 CPUINFO = Path("/proc/cpuinfo")
 WORTHWHILE = 1 << 19  # multiplications from which on oneDNN is the quicker one
 
 
 def linear(
-    values: Float[Tensor, "*lead input"], weight: Float[Tensor, "output input"], bias: Float[Tensor, " output"] | None
+    values: Float[Tensor, "*lead input"],
+    weight: Float[Tensor, "output input"],
+    bias: Float[Tensor, " output"] | None = None,
 ) -> Float[Tensor, "*lead output"]:
     """W x + b for each vector."""
-    if torch.is_grad_enabled() or values.numel() * len(weight) < WORTHWHILE or not _alternative(values, weight):
+    if values.numel() * len(weight) < WORTHWHILE or not has_alternative(values, weight):
         return nn.functional.linear(values, weight, bias)
+    weight = weight.contiguous()
+    return _Linear.apply(values, weight, bias) if torch.is_grad_enabled() else product(values, weight, bias)
+
+
+def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """W x + b by oneDNN, without a gradient, where `has_alternative` says that it can.
+
+    Both factors are laid out row by row: others it would multiply a thousand times slower.
+    """
+    assert weight.is_contiguous()
     return torch.ops.mkldnn._linear_pointwise(values.contiguous(), weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    """The product with its gradients, each by oneDNN; what it would do slowly is laid out first."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        return product(values, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        rows, d_rows = values.flatten(0, -2), grad.flatten(0, -2)
+        d_values = product(grad, weight.t().contiguous()) if needed[0] else None
+        d_weight = product(d_rows.t().contiguous(), rows.t().contiguous()) if needed[1] else None
+        return d_values, d_weight, d_rows.sum(0) if needed[2] else None
 
 
 class Linear(nn.Linear):
@@ -36,9 +69,9 @@ class Linear(nn.Linear):
         return linear(values, self.weight, self.bias)
 
 
-def _alternative(values: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can do this product; what is not contiguous it would do a thousand times slower."""
-    if not values.dtype is weight.dtype is torch.float32 or values.device.type != "cpu" or not weight.is_contiguous():
+def has_alternative(values: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN can do this product, and is the quicker one here."""
+    if not values.dtype is weight.dtype is torch.float32 or values.device.type != "cpu":
         return False
     return held_back() and not torch.is_autocast_enabled("cpu")
 

@@ -17,6 +17,7 @@ from itda.batch import Side
 from itda.nn.embedding import Embedder, SequenceDropout, reverse_sequences
 from itda.nn.fused.recurrence import Maps, recurrence
 from itda.nn.interface import Encoder, Memory
+from itda.nn.product import linear
 
 SMALL = 256  # numbers of an LSTM's state, up to which our loop was the quicker one in a whole training: note 0017
 SATURATED = 1e4  # a gate input of this size gives exactly 0 or 1
@@ -99,7 +100,7 @@ class LSTMCell(Cell):
     def inputs(self, values: Float[Tensor, "*lead input"]) -> Float[Tensor, "*lead gates"]:
         """W_ih x + b_ih + b_hh, for all positions at once; the part of x, where it is the first part of the input."""
         k = self.kernel
-        return nn.functional.linear(values, k.weight_ih_l0[:, : values.shape[-1]], k.bias_ih_l0 + k.bias_hh_l0)
+        return linear(values, k.weight_ih_l0[:, : values.shape[-1]], k.bias_ih_l0 + k.bias_hh_l0)
 
     def recur(self, inputs: Float[Tensor, "rows gates"], hidden: Tensor) -> Float[Tensor, "rows gates"]:
         """W_ih x + W_hh h + b."""
@@ -155,7 +156,7 @@ class GRUCell(Cell):
     def inputs(self, values: Float[Tensor, "*lead input"]) -> Float[Tensor, "*lead gates"]:
         """W_ih x + b_ih, for all positions at once; the part of x, where it is the first part of the input."""
         k = self.kernel
-        return nn.functional.linear(values, k.weight_ih_l0[:, : values.shape[-1]], k.bias_ih_l0)
+        return linear(values, k.weight_ih_l0[:, : values.shape[-1]], k.bias_ih_l0)
 
     def recur(self, hidden: Tensor) -> Float[Tensor, "rows gates"]:
         """W_hh h + b_hh."""

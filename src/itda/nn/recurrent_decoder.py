@@ -21,6 +21,7 @@ from itda.nn.embedding import Embedder, SequenceDropout
 from itda.nn.fused.loops import bahdanau_loop, feeding_loop
 from itda.nn.fused.recurrence import Feedback, recurrence
 from itda.nn.interface import Decoded, Decoder, Engine, Memory, PureEngine, State, Tree, tree_map
+from itda.nn.product import Linear, linear
 from itda.nn.recurrent import Cell, CellState
 from itda.nn.walks.recurrent import BahdanauEngine, LuongEngine, can_lay_out
 
@@ -93,7 +94,7 @@ class Readout(nn.Module):
 
     def __init__(self, input_dim: int, dim: int, dropout: SequenceDropout) -> None:
         super().__init__()
-        self.map, self.dropout = nn.Linear(input_dim, dim), dropout
+        self.map, self.dropout = Linear(input_dim, dim), dropout
 
     def forward(
         self, values: Float[Tensor, "rows tgt input"], mask: Tensor | None = None
@@ -283,7 +284,7 @@ class LuongDecoder(Decoder):
         memory, read = state.memory, self.readout.map
         features, alpha = feeding_loop(
             cell.inputs(embedded.transpose(0, 1)), first, recurrent, state.keys,
-            nn.functional.linear(memory.states, read.weight[:, cell.dim :], read.bias), memory.mask, terms,
+            linear(memory.states, read.weight[:, cell.dim :], read.bias), memory.mask, terms,
             cell.input_weight[:, self.embed.dim :], read.weight[:, : cell.dim],
             self.dropout.draw_steps(embedded.shape[1], feed, state.masks[-1]),
         )  # fmt: skip
@@ -348,7 +349,7 @@ def fused_bahdanau(
     states = state.memory.states
     hidden, alpha = bahdanau_loop(
         cell.inputs(embedded.transpose(0, 1)), first, recurrent, state.keys,
-        nn.functional.linear(states, context_map(cell, embedded.shape[-1])), state.memory.mask, terms,
+        linear(states, context_map(cell, embedded.shape[-1])), state.memory.mask, terms,
     )  # fmt: skip
     alpha = alpha.transpose(0, 1)
     return hidden.transpose(0, 1), alpha @ states, alpha

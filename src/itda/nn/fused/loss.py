@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from itda.nn.fused.chunk import chunk_products
+
 CHUNK = 512  # rows of logits that exist at a time: large enough for full GEMM speed, small enough for cache
 
 
@@ -29,10 +31,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_features = torch.empty_like(features) if wanted_grad else None
         d_weight = torch.zeros_like(weight) if wanted_grad else None
         d_bias = torch.zeros_like(bias) if wanted_grad else None
-        buffer = features.new_empty(min(CHUNK, max(1, len(features))), len(weight))
+        products = chunk_products(weight, bias, min(CHUNK, len(features)))
         for start in range(0, len(features), CHUNK):
             rows, ids = features[start : start + CHUNK], target[start : start + CHUNK]
-            logits = torch.addmm(bias, rows, weight.t(), out=buffer[: len(rows)])
+            logits = products.logits(rows)
             picked = logits.gather(1, ids[:, None]).squeeze(1)
             top = logits.amax(1, keepdim=True)
             total = logits.sub_(top).exp_().sum(1, keepdim=True)
@@ -46,8 +48,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if smoothing:
                 grad -= (smoothing / number) * allowed
             grad.scatter_add_(1, ids[:, None], torch.full_like(picked, smoothing - 1.0)[:, None])
-            torch.mm(grad, weight, out=d_features[start : start + CHUNK])
-            d_weight.addmm_(grad.t(), rows)
+            products.to_rows(grad, d_features[start : start + CHUNK])
+            products.to_weight(grad, rows, d_weight)
             d_bias += grad.sum(0)
         ctx.save_for_backward(d_features, d_weight, d_bias)
         ctx.mark_non_differentiable(nll_only := nll.clone())

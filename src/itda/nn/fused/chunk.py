@@ -1,0 +1,57 @@
+"""The three products of an output layer, a chunk of rows at a time, by the quicker library (see `nn/product`)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from itda.nn.product import has_alternative, product
+
+
+class ChunkProducts:
+    """Logits of some rows, and what their gradient is for the rows and for the weight; torch's own products.
+
+    The logits are written where those of the chunk before stood: the pages of a new table cost as much as the product.
+    """
+
+    def __init__(self, weight: Float[Tensor, "vocab dim"], bias: Float[Tensor, " vocab"], rows: int) -> None:
+        self.weight, self.bias = weight, bias
+        self.buffer = weight.new_empty(rows, len(weight))
+
+    def logits(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocab"]:
+        """W x + b; the caller may write over it."""
+        return torch.addmm(self.bias, rows, self.weight.t(), out=self.buffer[: len(rows)])
+
+    def to_rows(self, grad: Float[Tensor, "rows vocab"], out: Float[Tensor, "rows dim"]) -> None:
+        """Write the gradient of the rows."""
+        torch.mm(grad, self.weight, out=out)
+
+    def to_weight(self, grad: Float[Tensor, "rows vocab"], rows: Float[Tensor, "rows dim"], total: Tensor) -> None:
+        """Add the gradient of the weight."""
+        total.addmm_(grad.t(), rows)
+
+
+class OneDNNProducts(ChunkProducts):
+    """The same by oneDNN, which gives each answer a table of its own and wants both factors laid out row by row."""
+
+    def __init__(self, weight: Float[Tensor, "vocab dim"], bias: Float[Tensor, " vocab"]) -> None:
+        super().__init__(weight, bias, 0)
+        self.turned = weight.t().contiguous()
+
+    def logits(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocab"]:
+        """W x + b; the caller may write over it."""
+        return product(rows, self.weight, self.bias)
+
+    def to_rows(self, grad: Float[Tensor, "rows vocab"], out: Float[Tensor, "rows dim"]) -> None:
+        """Write the gradient of the rows."""
+        out.copy_(product(grad, self.turned))
+
+    def to_weight(self, grad: Float[Tensor, "rows vocab"], rows: Float[Tensor, "rows dim"], total: Tensor) -> None:
+        """Add the gradient of the weight."""
+        total += product(grad.t().contiguous(), rows.t().contiguous())
+
+
+def chunk_products(weight: Float[Tensor, "vocab dim"], bias: Float[Tensor, " vocab"], rows: int) -> ChunkProducts:
+    """Choose for chunks of at most `rows` rows."""
+    return OneDNNProducts(weight, bias) if has_alternative(weight, weight) else ChunkProducts(weight, bias, rows)
