@@ -113,8 +113,8 @@ def test_what_contradicts_seeds_is_refused(train, tmp_path: Path) -> None:
 
 def test_train_seeds_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learned = []
-    learn = session.train_tokenizers
-    monkeypatch.setattr(session, "train_tokenizers", lambda *given: learned.append(given[2]) or learn(*given))
+    learn = session.learn_sides
+    monkeypatch.setattr(session, "learn_sides", lambda *given: learned.append(given[3]) or learn(*given))
     result = itda.train_seeds("reverse", "4,9", *TINY, "data.test=", run=tmp_path / "group", updates=2)
     assert learned == [1], "once for all seeds, with the recipe's own"
     assert result.test is None
