@@ -166,7 +166,7 @@ def scalars(board: Any) -> Any:
         if isinstance(report, ValidationReport):
             kind, values = "valid", report.metrics
         else:
-            kind, values = "train", {name: getattr(report, name) for name in SCALARS}
+            kind, values = "train", {name: getattr(report, name) for name in SCALARS} | report.parts
         for name, value in values.items():
             board.add_scalar(f"{kind}/{name}", value, report.step)
         board.flush()
