@@ -21,7 +21,7 @@ from itda.evaluate.bootstrap import (
     resampled_scores,
 )
 from itda.evaluate.metrics import Metric, likelihood_metrics, text_metrics
-from itda.evaluate.significance import bootstrap_p
+from itda.evaluate.significance import Verdict, bootstrap_p
 from itda.evaluate.student import t_quantile, two_sided_p
 from itda.evaluate.systems import Outputs
 
@@ -73,7 +73,7 @@ def aggregates(systems: Sequence[Sequence[Metric]], confidence: float = CONFIDEN
 
 
 @dataclass(frozen=True)
-class SeedDifference:
+class SeedDifference(Verdict):
     """Two groups by one metric: means over seeds, a - b with its bootstrap interval, and two two-sided p-values.
 
     All but the means are None where a score is not finite; `p_welch` also where a group has one seed alone.
@@ -89,17 +89,6 @@ class SeedDifference:
     high: float | None
     p_bootstrap: float | None
     p_welch: float | None
-
-    @property
-    def better(self) -> str | None:
-        """Name the group with the better mean, a or b; None for a tie."""
-        if not self.difference:
-            return None
-        return "a" if (self.difference > 0) == self.higher_is_better else "b"
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the values under their names."""
-        return {**asdict(self), "better": self.better}
 
 
 def compare_groups(

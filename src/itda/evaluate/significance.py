@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -26,8 +26,26 @@ TRIALS = 10_000
 TOLERANCE = 1e-9  # equal sums added in another order differ by less
 
 
+class Verdict:
+    """What follows from the difference of two systems by one metric, whatever the dataclass beside it holds."""
+
+    difference: float | None
+    higher_is_better: bool
+
+    @property
+    def better(self) -> str | None:
+        """Name the side with the better value, a or b; None for a tie."""
+        if not self.difference:
+            return None
+        return "a" if (self.difference > 0) == self.higher_is_better else "b"
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the values under their names."""
+        return {**asdict(cast(Any, self)), "better": self.better}
+
+
 @dataclass(frozen=True)
-class Difference:
+class Difference(Verdict):
     """Two systems by one metric; `difference` is a - b with its bootstrap interval.
 
     `wins_a` and `wins_b` are the shares of the resampled test sets where one is better (the rest are ties): Koehn's
@@ -47,17 +65,6 @@ class Difference:
     wins_b: float | None
     p_bootstrap: float | None
     p_randomization: float | None
-
-    @property
-    def better(self) -> str | None:
-        """Name the system with the better score, a or b; None for a tie."""
-        if not self.difference:
-            return None
-        return "a" if (self.difference > 0) == self.higher_is_better else "b"
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the values under their names."""
-        return {**asdict(self), "better": self.better}
 
 
 @dataclass(frozen=True)
