@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -37,7 +39,11 @@ class OneDNNProducts(ChunkProducts):
 
     def __init__(self, weight: Float[Tensor, "vocab dim"], bias: Float[Tensor, " vocab"]) -> None:
         super().__init__(weight, bias, 0)
-        self.turned = weight.t().contiguous()
+
+    @functools.cached_property
+    def turned(self) -> Float[Tensor, "dim vocab"]:
+        """The weight as gradients read it, laid out when the first one comes."""
+        return self.weight.t().contiguous()
 
     def logits(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocab"]:
         """W x + b; the caller may write over it."""
