@@ -11,7 +11,7 @@ from program import TINY, Answer
 
 import itda
 from itda.text.tokenizer import load_tokenizers
-from itda.training import session
+from itda.training import material
 from itda.training.session import Session
 
 Cli = Callable[..., Answer]
@@ -113,8 +113,8 @@ def test_what_contradicts_seeds_is_refused(train, tmp_path: Path) -> None:
 
 def test_train_seeds_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learned = []
-    learn = session.learn_sides
-    monkeypatch.setattr(session, "learn_sides", lambda *given: learned.append(given[3]) or learn(*given))
+    learn = material.learn_sides
+    monkeypatch.setattr(material, "learn_sides", lambda *given: learned.append(given[3]) or learn(*given))
     result = itda.train_seeds("reverse", "4,9", *TINY, "data.test=", run=tmp_path / "group", updates=2)
     assert learned == [1], "once for all seeds, with the recipe's own"
     assert result.test is None

@@ -18,8 +18,9 @@ from itda import durable
 from itda.config import Config
 from itda.errors import MachineError, UserError
 from itda.seq2seq import Seq2Seq, find_device
+from itda.training.material import cache_folder
 from itda.training.report import draw_curve
-from itda.training.session import Report, Session, cache_folder, open_session
+from itda.training.session import Report, Session, open_session
 from itda.training.start import base_of
 
 Show = Callable[[Session], Callable[[Report], None]]

@@ -19,7 +19,8 @@ from itda.run import FACTS, WEIGHTS, RunFolder
 from itda.seq2seq import find_device
 from itda.text.tokenizer import TokenizerPair, load_tokenizers
 from itda.training.entry import complete, notices_of, recipe_for
-from itda.training.session import Session, learn_tokenizers, open_session
+from itda.training.material import learn_tokenizers
+from itda.training.session import Session, open_session
 from itda.training.start import Start
 
 Follow = Callable[[int, Session], bool]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -17,23 +16,16 @@ from torch import Tensor
 from itda import config as recipes
 from itda.build import build_model
 from itda.config import Config
-from itda.data.catalog import locate
-from itda.data.corpus import read_pairs
-from itda.data.links import find_alignments
-from itda.data.plan import Plan, plan_for
-from itda.data.store import Store, build_store
-from itda.data.vectors import VectorPairs, load_vectors
 from itda.errors import UserError
 from itda.nn.encoder_decoder import EncoderDecoder
 from itda.run import FACTS, MetricsLog, RunFolder
 from itda.seq2seq import Seq2Seq
-from itda.text.sides import learn_sides
-from itda.text.tokenizer import TokenizerPair, load_tokenizers
-from itda.text.wrapped import plain_text
+from itda.text.tokenizer import TokenizerPair
 from itda.training import checkpoint
-from itda.training.dataset import Dataset, text_dataset, vector_dataset
+from itda.training.dataset import Dataset
 from itda.training.frozen import Frozen, freeze
 from itda.training.loop import HIGHER_IS_BETTER, Standing, UpdateReport, ValidationReport, Work, train
+from itda.training.material import Material, gather
 from itda.training.objective import make_objective
 from itda.training.shadow import Shadow
 from itda.training.start import Start, same_start
@@ -184,9 +176,7 @@ def open_session(
 class Parts:
     """What a session is made of, before anything of it stands in the run folder."""
 
-    tokenizers: TokenizerPair | None
-    dataset: Dataset
-    valid_pairs: list[tuple[str, str]]
+    material: Material
     facts: dict[str, Any]
     model: EncoderDecoder
     optimizer: torch.optim.Optimizer
@@ -201,23 +191,16 @@ class Parts:
 
 def _prepare(run: RunFolder, config: Config, device: torch.device, tokenizers: TokenizerPair | None) -> Parts:
     """Read, check and build; a run that was only claimed is left as it is."""
-    notices: list[str] = []
     _check_config(run, config)
     start = _start_of(run, config)
-    if config.data.kind == "text":
-        tokenizers, dataset, valid_pairs, facts = _text(run, config, start, tokenizers, notices)
-        sizes = tokenizers.sizes()
-    else:
-        tokenizers, sizes, valid_pairs = None, (0, 0, (), ()), []
-        dataset, facts = _vectors(config)
-    _same_data(run, facts)
+    material = gather(run, config, start, tokenizers)
     torch.manual_seed(config.train.seed)
-    model = build_model(config, *sizes).to(device)
+    model = build_model(config, *material.sizes()).to(device)
     shadow = Shadow(model, config.train.ema) if config.train.ema else None
     frozen = freeze(model, config.train.freeze)
-    notices += frozen.notices
+    notices = [*material.notices, *frozen.notices]
     optimizer = make_optimizer(config, model)
-    parts = Parts(tokenizers, dataset, valid_pairs, facts, model, optimizer, notices, frozen, shadow)
+    parts = Parts(material, {"data": material.facts}, model, optimizer, notices, frozen, shadow)
     if run.begun:
         _restore(run, config, parts)
     if start is not None:
@@ -236,7 +219,7 @@ def _start_of(run: RunFolder, config: Config) -> Start | None:
 
 def _warm_start(start: Start, config: Config, parts: Parts) -> None:
     """Give the model the weights that it starts from, and note whose they are."""
-    grown = start.give_weights(parts.model, parts.tokenizers, config.train.seed)
+    grown = start.give_weights(parts.model, parts.material.tokenizers, config.train.seed)
     parts.facts["started_from"] = start.facts() | ({"vocabulary": grown} if grown else {})
     parts.notices += [
         f"{side}: the vocabulary grows from {old} to {new} entries"
@@ -275,9 +258,10 @@ def _start(run: RunFolder, config: Config, parts: Parts, device: torch.device, s
     """Write into the run folder what it lacks, and say in run.json that training goes on."""
     if not run.has("config.toml") or _recipe_of(run) != config:
         run.write_config(recipes.dumps(config))
-    if parts.tokenizers is not None and not run.has("tokenizer"):
+    tokenizers = parts.material.tokenizers
+    if tokenizers is not None and not run.has("tokenizer"):
         with run.writing("tokenizer"):
-            parts.tokenizers.save(run.tokenizer_path)
+            tokenizers.save(run.tokenizer_path)
     run.update(
         status="training",
         name=config.name,
@@ -290,12 +274,12 @@ def _start(run: RunFolder, config: Config, parts: Parts, device: torch.device, s
     session = Session(
         run,
         config,
-        Seq2Seq(config, parts.model, parts.tokenizers, run.path, device),
-        parts.dataset,
+        Seq2Seq(config, parts.model, tokenizers, run.path, device),
+        parts.material.dataset,
         parts.optimizer,
         parts.standing,
         MetricsLog(run.metrics_path, parts.metrics_bytes),
-        parts.valid_pairs,
+        parts.material.valid_pairs,
         started,
         parts.notices,
         off_schedule=parts.off_schedule,
@@ -351,87 +335,3 @@ def _first_change(old: Config, new: Config) -> str:
         if before != now:
             return section + now
     raise AssertionError("two recipes that differ are written differently")
-
-
-def learn_tokenizers(config: Config, start: Start | None) -> TokenizerPair:
-    """Learn vocabularies from the training pairs, or take over (and extend) those of the run to start from."""
-    data = config.data
-    files = locate(data.train, seed=data.seed, pairs=data.pairs)
-    if files.kind == "stdin":
-        raise UserError("data.train is -, and training reads its pairs more than once; write them into a file first.")
-    if start is not None:
-        return start.vocabulary(config, lambda: ((pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap)))
-    numbered = lambda: ((pair.place(files), pair.src, pair.tgt) for pair in read_pairs(files, swap=data.swap))  # noqa: E731
-    return learn_sides(data, config.tokenizer, numbered, config.train.seed)
-
-
-def _text(
-    run: RunFolder, config: Config, start: Start | None, tokenizers: TokenizerPair | None, notices: list[str]
-) -> tuple[TokenizerPair, Dataset, list[tuple[str, str]], dict[str, Any]]:
-    data = config.data
-    if run.has("tokenizer"):
-        run.verify("tokenizer")
-        tokenizers = load_tokenizers(run.tokenizer_path)
-    elif tokenizers is None:
-        tokenizers = learn_tokenizers(config, start)
-        notices += tokenizers.notices
-    files = locate(data.train, seed=data.seed, pairs=data.pairs)
-    # Alignments that nothing reads are not carried along.
-    alignments = find_alignments(data) if config.train.guided_alignment.weight else None
-    store = build_store(files, tokenizers, data, cache_folder() / "stores", alignments=alignments)
-    notices += _notices_of(data.train, store)
-    facts = {"train": _facts_of(data.train, store)}
-    valid, valid_pairs = None, []
-    if data.valid:
-        valid = build_store(
-            locate(data.valid, seed=data.seed), tokenizers, data, cache_folder() / "stores", training=False
-        )
-        notices += _notices_of(data.valid, valid)
-        facts["valid"] = _facts_of(data.valid, valid)
-        wanted = min(len(valid), config.train.metric_sentences)
-        valid_pairs = [(valid.src_text(n), plain_text(tokenizers.tgt, valid.tgt_text(n))) for n in range(wanted)]
-    plan = plan_for(
-        store, tokenizers, config.train.batch, config.train.batch_unit, config.train.accumulate, config.train.seed
-    )
-    facts["train"]["padding"] = plan.padding()
-    return tokenizers, text_dataset(store, valid, plan, tokenizers), valid_pairs, {"data": facts}
-
-
-def _notices_of(name: str, store: Store) -> list[str]:
-    rebuilt = [f"its store in the cache was not whole and is built anew: {store.rebuilt}"] if store.rebuilt else []
-    return [f"{name}: {message}" for message in (*rebuilt, *store.report.messages())]
-
-
-def _facts_of(name: str, store: Store) -> dict[str, Any]:
-    return {"name": name, "pairs": len(store), "sha256": sorted(store.inputs.values()), "licence": list(store.licence)}
-
-
-def _vectors(config: Config) -> tuple[Dataset, dict[str, Any]]:
-    pairs = load_vectors(config.data.train, config.data)
-    valid = load_vectors(config.data.valid, config.data) if config.data.valid else None
-    plan = Plan(pairs.lengths(), config.train.batch, "sentences", config.train.accumulate, config.train.seed)
-    named: list[tuple[str, str, VectorPairs | None]] = [
-        ("train", config.data.train, pairs),
-        ("valid", config.data.valid, valid),
-    ]
-    facts = {
-        split: {"name": name, "pairs": len(data), "sha256": [data.sha256()]} for split, name, data in named if data
-    }
-    return vector_dataset(pairs, valid, plan), {"data": facts}
-
-
-def _same_data(run: RunFolder, facts: dict[str, Any]) -> None:
-    """Refuse to go on with a run whose data have changed."""
-    for split, now in facts["data"].items():
-        before = run.facts.get("data", {}).get(split)
-        if before and before["sha256"] != now["sha256"]:
-            raise UserError(
-                f"{now['name']} is not what {run.path} was begun with (its checksum has changed); "
-                "put the old data back, or begin anew with --overwrite."
-            )
-
-
-def cache_folder() -> Path:
-    """Where stores are kept: ITDA_CACHE, or the user's cache folder."""
-    named = os.environ.get("ITDA_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "itda"

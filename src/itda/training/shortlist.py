@@ -16,7 +16,7 @@ from itda.data.store import build_store
 from itda.errors import UserError
 from itda.run import RunFolder
 from itda.text.tokenizer import load_tokenizers
-from itda.training.session import cache_folder
+from itda.training.material import cache_folder
 
 FREQUENT, PER_TOKEN, PER_SENTENCE, PAIRS = 1000, 100, 200, 200_000
 Array = npt.NDArray[Any]
