@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from machine import ROOT, circumstances
-from products import count, limit
+from race.limit import Products
 
 from itda.build import build_model
 from itda.config import (
@@ -96,13 +96,16 @@ def measure_limit(model: Seq2Seq, texts: Sequence[str], beam: int, cores: int, *
     """What the products of the same work take by themselves, on one core, shared out evenly."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    products = count(lambda: model.generate(texts, beam_size=beam, **{**asked, "workers": 1}))
-    alone = limit(products)
+    with Products(enabled=True) as products:
+        products.keep = True
+        model.generate(texts, beam_size=beam, **{**asked, "workers": 1})
+    alone = products.limit()
     torch.set_num_threads(before)
+    seconds, gflop = alone["limit_seconds"] / cores, alone["operations"] / 1e9
     return {
-        "seconds": round(alone["seconds"] / cores, 3),
-        "gflop": round(alone["gflop"], 1),
-        "gflop_per_second": round(alone["gflop_per_second"] * cores, 1),
+        "seconds": round(seconds, 3),
+        "gflop": round(gflop, 1),
+        "gflop_per_second": round(gflop / seconds, 1),
     }
 
 

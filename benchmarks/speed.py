@@ -5,8 +5,9 @@ python benchmarks/speed.py --peers --rows train-rnn decode-tiny-5 --rounds 5
 python benchmarks/speed.py                              # our side alone, with its share of the machine's limit
 python benchmarks/table.py
 
-Both sides get the same batches, each run is a process of its own, sides take turns, and a ratio is taken within a
-round. The corpus is found under ITDA_DATA. A peer that cannot be installed, or that fails, is named in the result.
+All sides train on the same batches (where a row says otherwise, on batches of as many sentences) and decode the same
+sources; each run is a process of its own, sides take turns, and a ratio is taken within a round. The corpus is found
+under ITDA_DATA. A peer that cannot be installed, or that fails, is named in the result.
 """
 
 from __future__ import annotations
@@ -86,8 +87,11 @@ def race(row: Row, prepared: Prepared, options: argparse.Namespace) -> dict[str,
         missing |= train_first(row, sides, prepared, options)
 
     def run(name: str) -> dict[str, Any]:
-        trained = {"trained": str(trained_file(row, name, options))} if "needs" in row.settings else {}
-        return sides[name].run(job | trained, options.threads)
+        more = {"trained": str(trained_file(row, name, options))} if "needs" in row.settings else {}
+        if row.draws and name != OURS:
+            count = row.settings["warm"] + row.settings["updates"]
+            more["batches"] = str(prepared.drawn(row.settings["batch"], count))
+        return sides[name].run(job | more, options.threads)
 
     results, failed = take_turns(list(sides), options.rounds, run, tell)
     if OURS in failed:

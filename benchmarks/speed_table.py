@@ -81,7 +81,7 @@ def _line(found: Standing, names: Mapping[str, str]) -> str:
         f"{found.ours:,.0f} {found.unit}",
         f"{names.get(peer, peer)} {found.theirs:,.0f}",
         ratio,
-        f"{found.bar:g}{' ✓' if found.cleared else ''}",
+        f"{found.bar:g}{' ✓' if found.cleared else ''}" if found.bar else "",
         "" if found.share is None else f"{found.share:.0%}",
         f"{found.memory:,.0f}, {found.leanest:,.0f}",
     ])  # fmt: skip

@@ -1,19 +1,23 @@
 """The machine's limit for a piece of work: each matrix product that it runs, at the rate of that very shape when warm.
 
 `Products` watches what torch is asked for, and counts products by shape. Then each shape is timed by itself, into an
-output that is used again: the sum of count times best time is what the work would take if all else were free.
+output that is used again and by the quicker of torch's two libraries: the sum of count times best time is what the
+work would take if all else were free.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from itda.nn.product import has_alternative, product
 
 aten = torch.ops.aten
 BUDGET = 0.004  # seconds for each shape, after one run to warm up
@@ -56,6 +60,9 @@ def found_in(name: str, arguments: tuple[Any, ...]) -> list[Product]:
             return [of_matrices(arguments[1], arguments[2])]
         case "mv":
             return [Product(1, *arguments[0].shape, 1, (turned(arguments[0]), False))]
+        case "_linear_pointwise":
+            values, weight = arguments[:2]
+            return [Product(1, values.numel() // values.shape[-1], values.shape[-1], len(weight), (False, True))]
         case "addmv":
             return [Product(1, *arguments[1].shape, 1, (turned(arguments[1]), False))]
         case "_scaled_dot_product_flash_attention_for_cpu":
@@ -131,11 +138,11 @@ class Products(TorchDispatchMode):
         """Time each shape, and give the sum of them all; nothing where nothing was recorded."""
         if not self.enabled:
             return {}
-        seconds = {product: best_time(product) for product in self.counts}
-        for product in self.counts:  # once more, later: what disturbed the first time is gone
-            seconds[product] = min(seconds[product], best_time(product))
-        total = sum(seconds[product] * count for product, count in self.counts.items())
-        operations = sum(product.operations * count for product, count in self.counts.items())
+        seconds = {each: best_time(each) for each in self.counts}
+        for each in self.counts:  # once more, later: what disturbed the first time is gone
+            seconds[each] = min(seconds[each], best_time(each))
+        total = sum(seconds[each] * count for each, count in self.counts.items())
+        operations = sum(each.operations * count for each, count in self.counts.items())
         return {
             "limit_seconds": total,
             "operations": operations,
@@ -149,28 +156,33 @@ class Products(TorchDispatchMode):
         return sorted(self.counts.items(), key=lambda item: -seconds[item[0]] * item[1])
 
 
-def _described(product: Product, seconds: float, count: int) -> dict[str, Any]:
-    shape = f"{product.batch} x ({product.rows} x {product.inner} x {product.columns})"
-    rate = product.operations / seconds / 1e9
+def _described(found: Product, seconds: float, count: int) -> dict[str, Any]:
+    shape = f"{found.batch} x ({found.rows} x {found.inner} x {found.columns})"
+    rate = found.operations / seconds / 1e9
     return {"shape": shape, "count": count, "seconds": round(seconds * count, 4), "gflops": round(rate, 1)}
 
 
 @torch.inference_mode()
-def best_time(product: Product) -> float:
-    """Time one product, its operands and its output warm: the best of several runs."""
-    left = _operand(product.batch, product.rows, product.inner, product.turned[0])
-    right = _operand(product.batch, product.inner, product.columns, product.turned[1])
-    out = torch.empty(product.batch, product.rows, product.columns)
-    if product.batch == 1:
-        left, right, out = left[0], right[0], out[0]
-        multiply = torch.mm
-    else:
-        multiply = torch.bmm
-    multiply(left, right, out=out)
+def best_time(wanted: Product) -> float:
+    """Time one product, its operands and its output warm: the best of several runs, of either library."""
+    left = _operand(wanted.batch, wanted.rows, wanted.inner, wanted.turned[0])
+    right = _operand(wanted.batch, wanted.inner, wanted.columns, wanted.turned[1])
+    out = torch.empty(wanted.batch, wanted.rows, wanted.columns)
+    if wanted.batch > 1:
+        return _best(lambda: torch.bmm(left, right, out=out))
+    found = _best(lambda: torch.mm(left[0], right[0], out=out[0]))
+    if has_alternative(left, right):
+        values, weight = left[0].contiguous(), right[0].t().contiguous()
+        found = min(found, _best(lambda: product(values, weight)))
+    return found
+
+
+def _best(multiply: Callable[[], object]) -> float:
+    multiply()
     best, begun, runs = float("inf"), time.perf_counter(), 0
     while runs < FEWEST_RUNS or (runs < MOST_RUNS and time.perf_counter() - begun < BUDGET):
         start = time.perf_counter()
-        multiply(left, right, out=out)
+        multiply()
         best, runs = min(best, time.perf_counter() - start), runs + 1
     return best
 

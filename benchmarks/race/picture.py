@@ -23,7 +23,8 @@ def draw(records: Sequence[Mapping[str, Any]], path: Path) -> Path:
             colour = picture.ACCENT if each.cleared else picture.SECOND
             axes.barh(place, each.ratio, color=colour, height=0.62)
             axes.plot([each.low, each.high], [place, place], color=picture.INK, linewidth=1)
-            axes.plot([each.bar, each.bar], [place - 0.42, place + 0.42], color=picture.INK, linewidth=2)
+            if each.bar:
+                axes.plot([each.bar, each.bar], [place - 0.42, place + 0.42], color=picture.INK, linewidth=2)
         labels = [f"{each.title} ({NAMES.get(each.peer, each.peer)})" for each in found]
         axes.set_yticks(range(len(found)), labels, fontsize=8)
         axes.invert_yaxis()

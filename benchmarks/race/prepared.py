@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +37,20 @@ class Prepared:
 
     def batches(self, batch: int, unit: str, count: int) -> Path:
         """Write the first `count` batches of an epoch that itda plans, and name their file."""
-        path = self.folder / f"batches-{batch}-{unit}-{count}.npz"
+        lengths = np.array([(len(s), len(t)) for s, t in zip(self.src, self.tgt, strict=True)], dtype=np.int32)
+        return self._write(f"batches-{batch}-{unit}-{count}.npz", lambda: _updates(Plan(lengths, batch, unit)), count)
+
+    def drawn(self, batch: int, count: int) -> Path:
+        """Write `count` batches of sentences drawn at random, whatever their lengths, and name their file."""
+        order = np.random.default_rng(1).permutation(len(self.src))
+        cut = [tuple(order[start : start + batch]) for start in range(0, len(order) - batch + 1, batch)]
+        return self._write(f"drawn-{batch}-{count}.npz", lambda: cycle(cut), count)
+
+    def _write(self, name: str, updates: Callable[[], Iterator[tuple[int, ...]]], count: int) -> Path:
+        path = self.folder / name
         if not path.exists():
-            lengths = np.array([(len(s), len(t)) for s, t in zip(self.src, self.tgt, strict=True)], dtype=np.int32)
-            updates = islice(_updates(Plan(lengths, batch, unit)), count)
             arrays = {}
-            for number, rows in enumerate(updates):
+            for number, rows in enumerate(islice(updates(), count)):
                 arrays[f"src{number}"] = padded([[*self.src[row], EOS] for row in rows])
                 arrays[f"tgt{number}"] = padded([[BOS, *self.tgt[row], EOS] for row in rows])
             np.savez(path, **arrays)

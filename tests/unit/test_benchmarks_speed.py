@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from itda.nn import product
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -108,6 +110,15 @@ def test_products_are_counted_in_inference_mode_too(benchmark):
         torch.nn.functional.scaled_dot_product_attention(*(torch.randn(1, 2, 3, 4) for _ in range(3)))
     operations = sum(product.operations for product in products.counts.elements())
     assert operations == 2 * 24 * (2 * 3 * 4 + 2 * 3 * 6) + 2 * 2 * (3 * 4 * 3 + 3 * 3 * 4)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+def test_products_of_the_other_library_are_counted(benchmark):
+    limit = benchmark("race.limit")
+    with torch.inference_mode(), limit.Products(enabled=True) as products:
+        products.keep = True
+        product.product(torch.randn(2, 3, 4), torch.randn(5, 4))
+    assert [(p.rows, p.inner, p.columns) for p in products.counts.elements()] == [(6, 4, 5)]
 
 
 def test_what_is_not_asked_for_is_not_counted(benchmark):
@@ -231,6 +242,7 @@ def test_the_table_of_speed(benchmark):
     assert lines[3].startswith("| training, x | 300 target tokens/s | CTranslate2 400 | 0.75 [0.70, 0.80] | 0.9 |")
     assert lines[4] == "| `import itda` | 0.21 seconds |  |  | 0.3 ✓ |  | 40 |"
     assert "Not raced: training, x: transformers (not installed)." in text
+    assert "|  | 62% |" in table.render([record(bar=0.0)], table.WORDS["README.md"])
     assert table.render([], table.WORDS["README.ko.md"]) == ""
     assert table.render([record()], table.WORDS["README.ko.md"]).startswith("| 작업 |")
 
@@ -279,6 +291,8 @@ def test_ids_go_to_every_side_as_they_are(benchmark, tmp_path):
     batches = child.read_batches(str(made.batches(2, "sentences", 3)))
     assert [batch.num_targets for batch in batches][:2] in ([5, 2], [2, 5], [4, 3], [3, 4])
     assert all((batch.tgt[:, 0] == child.BOS).all() and (batch.src.max(1) >= 4).all() for batch in batches)
+    drawn = child.read_batches(str(made.drawn(2, 3)))
+    assert [batch.src.shape[0] for batch in drawn] == [2, 2, 2], "over and over, where the corpus has no more"
     assert child.read_sources(str(made.sources())) == [[4, 3], [5, 6, 3]]
     assert list(child.by_length([[1, 1], [1], [1, 1, 1]], [0, 1, 2], 2)) == [[1, 0], [2]]
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from itda import config as recipes
+from itda.allocator import keep_freed_memory
 from itda.batch import Batch, pad_tokens
 from itda.build import build_model
 from itda.config import Config
@@ -26,6 +27,8 @@ from itda.config.fields import (
     TrainConfig,
     TransformerConfig,
 )
+from itda.decode.crew import Crew, count_workers
+from itda.decode.packing import pack
 from itda.decode.scores import Scoring
 from itda.decode.search import Search
 from itda.decode.settings import Settings
@@ -40,7 +43,6 @@ from race.child import (
     Laps,
     Pairs,
     Result,
-    by_length,
     decoded,
     most_steps,
     read_batches,
@@ -137,13 +139,18 @@ def decoding(job: Job) -> Result:
     """Decode the prepared sources by itda's search; with random weights eos is made all but impossible."""
     sources = read_sources(job["sources"])
     model = decoding_model(job)
-    settings = Settings(beam_size=job["beam"], scoring=Scoring(strength=1.0))
+    keep_freed_memory()
     if not job.get("record"):
-        return decoded(sources, job, lambda places, size: decode(model, sources, places, size, job, settings))
+        # Batches are cut as itda cuts them, and the number of sentences that a job names does not bind.
+        own = job | {"batches": [len(sources)]}
+        return decoded(sources, own, lambda places, size: decode(model, sources, places, job))
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each worker has it
     with Products(enabled=True) as products:
         products.keep = True
-        decode(model, sources, list(range(len(sources))), job["batches"][0], job, settings)
-    return {"seconds": [0.0]} | products.limit()
+        decode(model, sources, list(range(len(sources))), job, workers=1)
+    found = products.limit()
+    return {"seconds": [0.0]} | found | {"limit_seconds": found["limit_seconds"] / cores}
 
 
 def decoding_model(job: Job) -> EncoderDecoder:
@@ -165,9 +172,8 @@ def export(job: Job) -> Result:
     """
     model, sources = decoding_model(job), read_sources(job["sources"])[:SAME]
     save(model, job["weights"])
-    settings = Settings(beam_size=job["beam"], scoring=Scoring(strength=1.0))
     longer = job | {"steps": job["steps"] + 1}
-    outputs = decode(model, sources, list(range(len(sources))), job["batches"][0], longer, settings)
+    outputs = decode(model, sources, list(range(len(sources))), longer)
     return {"seconds": [0.0], "outputs": [ids[:-1] for ids in outputs]}
 
 
@@ -189,15 +195,23 @@ def lecture(job: Job) -> Result:
 
 @torch.inference_mode()
 def decode(
-    model: EncoderDecoder, sources: list[list[int]], places: list[int], size: int, job: Job, settings: Settings
+    model: EncoderDecoder, sources: list[list[int]], places: list[int], job: Job, workers: int | None = None
 ) -> list[list[int]]:
-    """Decode in batches of similar length, as `Seq2Seq.generate` does; the closing eos is the last of the steps."""
-    outputs: dict[int, list[int]] = {}
-    for cut in by_length(sources, places, size):
-        side = pad_tokens([sources[place] for place in cut])
-        limits = torch.full((len(cut),), most_steps(job) - 1)
-        search = Search(model.decoder, model.head, model.encode(side), limits, settings)
-        outputs |= {place: [*found[0].ids, EOS] for place, found in zip(cut, search.run(), strict=True)}
+    """Decode as `Seq2Seq.generate` does: in its batches, by its workers; the closing eos is the last of the steps."""
+    settings = Settings(beam_size=job["beam"], scoring=Scoring(strength=1.0))
+    engine, outputs = model.decoder.engine(), dict[int, list[int]]()
+
+    def write(batch: list[list[int]]) -> list[list[int]]:
+        with torch.inference_mode():
+            limits = torch.full((len(batch),), most_steps(job) - 1)
+            memory = model.encode(pad_tokens(batch))
+            search = Search(model.decoder, model.head, memory, limits, settings, engine=engine)
+            return [[*found[0].ids, EOS] for found in search.run()]
+
+    with Crew(write, count_workers(workers, torch.device("cpu"))) as crew:
+        batches = list(pack([len(sources[place]) for place in places], settings.rows, workers=crew.workers))
+        for number, written in crew.do([[sources[places[one]] for one in batch] for batch in batches]):
+            outputs |= {places[one]: ids for one, ids in zip(batches[number], written, strict=True)}
     return [outputs[place] for place in places]
 
 
