@@ -145,7 +145,7 @@ def decoded(sources: list[list[int]], job: Job, decode: Callable[[list[int], int
         "best_batch": best,
         "sentences": len(sources),
         "tokens": [sum(map(len, outputs))],
-        "outputs": outputs[:100],
+        "outputs": outputs[: job.get("kept", 100)],
     }
 
 

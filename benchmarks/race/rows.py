@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-RNN = {"family": "rnn", "dropout": 0.2, "tie": "none"}
+RNN = {"family": "rnn", "embedding": 256, "dropout": 0.2, "tie": "none"}
 TINY = {"family": "transformer", "layers": 4, "dim": 128, "ffn": 256, "heads": 4, "dropout": 0.1, "tie": "all"}
 BASE = {"family": "transformer", "layers": 6, "dim": 512, "ffn": 2048, "heads": 8, "dropout": 0.1, "tie": "all"}
 CLASSROOM = {"family": "classroom", "embedding": 256, "dim": 512, "dropout": 0.5, "tie": "none"}

@@ -8,10 +8,15 @@ from typing import Any
 from race.child import RATE
 
 
+def embedding_dim(sizes: Mapping[str, Any]) -> int:
+    """Give the size of embeddings: the model's own, where a row says nothing else."""
+    return int(sizes.get("embedding", sizes["dim"]))
+
+
 def opennmt_arguments(sizes: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
     """Write sizes, and the learning rate of a job, as options of onmt_train."""
-    dim, dropout = str(sizes["dim"]), str(sizes["dropout"])
-    found = ["--hidden_size", dim, "--word_vec_size", dim, "--dropout", dropout, "--max_grad_norm", "1"]
+    dim, embedding, dropout = str(sizes["dim"]), str(embedding_dim(sizes)), str(sizes["dropout"])
+    found = ["--hidden_size", dim, "--word_vec_size", embedding, "--dropout", dropout, "--max_grad_norm", "1"]
     found += ["--optim", "adam", "--learning_rate", str(job.get("learning_rate", RATE)), "--normalization", "tokens"]
     if sizes["family"] == "rnn":
         attention = {"additive": "mlp", "general": "general"}[sizes["attention"]]
@@ -29,7 +34,7 @@ def opennmt_arguments(sizes: Mapping[str, Any], job: Mapping[str, Any]) -> list[
 def joeynmt_model(sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Write sizes as the model section of a JoeyNMT configuration."""
     dim, dropout = sizes["dim"], sizes["dropout"]
-    embeddings = {"embedding_dim": dim, "scale": sizes["family"] == "transformer", "dropout": dropout}
+    embeddings = {"embedding_dim": embedding_dim(sizes), "scale": sizes["family"] == "transformer", "dropout": dropout}
     tied = {"tied_embeddings": sizes["tie"] == "all", "tied_softmax": sizes["tie"] == "all"}
     if sizes["family"] == "transformer":
         part = {"type": "transformer", "num_layers": sizes["layers"], "num_heads": sizes["heads"], "hidden_size": dim}

@@ -85,16 +85,21 @@ def speed(result: Mapping[str, Any]) -> float:
 
 
 def take_turns(
-    names: Sequence[str], rounds: int, run: Callable[[str], dict[str, Any]], tell: Callable[[str], None]
+    names: Sequence[str],
+    rounds: int,
+    run: Callable[[str], dict[str, Any]],
+    tell: Callable[[str], None],
+    every: bool = False,
 ) -> tuple[dict[str, list[dict[str, Any] | None]], dict[str, str]]:
     """Run all sides in each round, in an order that turns; give each side's results and why some have none.
 
-    A place in a side's list is a round, None where it was not run. Ours is the first name and runs in every round.
+    A place in a side's list is a round, None where it was not run. Ours is the first name and runs in every round, and
+    so do all where `every` is set.
     """
     results: dict[str, list[dict[str, Any] | None]] = {name: [] for name in names}
     failed: dict[str, str] = {}
     for number in range(rounds):
-        slow = too_slow(results) if number else set()
+        slow = too_slow(results) if number and not every else set()
         for name in turned(names, number):
             if name in failed or name in slow:
                 results[name].append(None)

@@ -310,3 +310,24 @@ def test_the_better_batch_size_counts(benchmark, monkeypatch):
     found = child.decoded([[4, 3]] * 10, {"batches": [2, 8], "passes": 3}, decode)
     assert clock == [(2, 2), (10, 2), (10, 8), (10, 8), (10, 8)]
     assert (found["best_batch"], found["seconds"], found["sentences"], found["tokens"]) == (8, [1.0], 10, [20])
+
+
+def point(engine, speed, bleu):
+    return {"engine": engine, "name": f"{engine} {speed}", "run": "r", "way": "fp32", "beam_size": 5,
+            "bleu": bleu, "sentences_per_second": speed}  # fmt: skip
+
+
+def test_equal_bleu_is_ours_quickest_that_is_no_worse(benchmark, tmp_path):
+    serving = benchmark("serving")
+    points = [
+        point("itda", 900, 37.0),
+        point("itda", 400, 39.0),
+        point("itda", 300, 40.0),
+        point("CTranslate2", 200, 38.5),
+    ]
+    points.append(point("CTranslate2", 100, 41.0))
+    assert serving.at_equal_bleu(points) == [
+        {"theirs": "CTranslate2 200", "ours": "itda 400", "ratio": 2.0},
+        {"theirs": "CTranslate2 100", "ours": None, "ratio": None},
+    ]
+    assert serving.draw(points, tmp_path / "serving.png").stat().st_size > 5000

@@ -51,6 +51,7 @@ from race.child import (
     trained,
 )
 from race.limit import Products
+from race.sizes import embedding_dim
 
 SAME = 100  # outputs that are held against those of a peer with the same weights
 
@@ -62,7 +63,8 @@ def recipe(sizes: dict[str, Any], updates: int = 1, rate: float = RATE) -> Confi
     layers = sizes.get("layers", 1)
     kind = "transformer" if transformer else "recurrent"
     model = ModelConfig(
-        embedding_dim=dim,
+        embedding_dim=embedding_dim(sizes),
+        feature_dim=dim if sizes["family"] == "rnn" else 0,
         tie=sizes["tie"],
         dropout=sizes["dropout"],
         encoder=EncoderConfig(kind=kind, dim=dim, num_layers=layers),
@@ -77,7 +79,6 @@ def recipe(sizes: dict[str, Any], updates: int = 1, rate: float = RATE) -> Confi
     if sizes["family"] == "classroom":
         model = replace(
             model,
-            embedding_dim=sizes["embedding"],
             encoder=EncoderConfig(cell="gru", dim=2 * dim),
             decoder=DecoderConfig(kind="bahdanau", cell="gru", dim=dim),
         )
