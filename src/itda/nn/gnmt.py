@@ -15,36 +15,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from itda.batch import Side
-from itda.nn.attention import Attention
-from itda.nn.bridge import Bridge
-from itda.nn.embedding import Embedder, SequenceDropout
-from itda.nn.interface import Decoded, Decoder, Memory, State
+from itda.nn.interface import Decoded, Engine, Memory, PureEngine, State
 from itda.nn.recurrent import Cell, CellState
-from itda.nn.recurrent_decoder import Readout, Stack, attend, context_map, draw_masks, fused_bahdanau
+from itda.nn.recurrent_decoder import BahdanauDecoder, attend, context_map, fused_bahdanau
 
 
-class GNMTDecoder(Decoder):
-    """Attention in the bottom layer, its context in every layer; the readout sees the top alone."""
+class GNMTDecoder(BahdanauDecoder):
+    """Attention in the bottom layer, its context in every layer; the readout sees the top alone.
 
-    def __init__(
-        self,
-        embed: Embedder,
-        stack: Stack,
-        attention: Attention,
-        bridge: Bridge,
-        readout: Readout,
-        dropout: SequenceDropout,
-    ) -> None:
-        super().__init__()
-        self.embed, self.stack, self.attention, self.bridge = embed, stack, attention, bridge
-        self.readout, self.dropout = readout, dropout
-        self.dim = readout.map.out_features
-
-    def start(self, memory: Memory) -> State:
-        """The first state of each layer, the keys of the attention, and what it keeps of earlier looks."""
-        masks = draw_masks(self.dropout, memory, self.embed.dim, self.stack, self.dim)
-        cache = (self.bridge(memory), self.attention.start(memory.mask, memory.states))
-        return State(memory, self.attention.keys(memory.states), cache, masks=masks)
+    Made of the same parts as Bahdanau's decoder, and started alike.
+    """
 
     def forward(self, tgt_in: Side, memory: Memory, *, weights: bool = False) -> Decoded:
         """The bottom layer in its loop over time, then each other layer at all positions."""
@@ -69,6 +49,10 @@ class GNMTDecoder(Decoder):
         layers = self.stack.step(inputs, layers, state.masks, context)
         features = self.readout(self.stack.output(layers)[:, None], state.masks[-1])
         return Decoded(features, alpha[:, None], context[:, None]), replace(state, cache=(layers, past))
+
+    def engine(self) -> Engine:
+        """Step by step."""
+        return PureEngine(self)
 
     def _unrolled(self, embedded: Float[Tensor, "rows tgt embedding"], state: State) -> tuple[Tensor, Tensor, Tensor]:
         """All s^1_t, c_t and alpha_t, step by step."""
