@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from itda.nn.fused.cells import over_time, trace_cell
+from itda.nn.fused.cells import trace_cell
+from itda.nn.fused.steps import over_time, step_products
 
 Maps = tuple[Tensor, Tensor, Tensor, Tensor]  # of the input and of the state before: weight, bias, weight, bias
 
