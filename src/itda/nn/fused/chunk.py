@@ -37,13 +37,19 @@ class ChunkProducts:
 class OneDNNProducts(ChunkProducts):
     """The same by oneDNN, which gives each answer a table of its own and wants both factors laid out row by row."""
 
-    def __init__(self, weight: Float[Tensor, "vocab dim"], bias: Float[Tensor, " vocab"]) -> None:
+    def __init__(self, weight: Float[Tensor, "vocab dim"], bias: Float[Tensor, " vocab"], rows: int) -> None:
         super().__init__(weight, bias, 0)
+        self.largest = rows
 
     @functools.cached_property
     def turned(self) -> Float[Tensor, "dim vocab"]:
         """The weight as gradients read it, laid out when the first one comes."""
         return self.weight.t().contiguous()
+
+    @functools.cached_property
+    def room(self) -> Float[Tensor, " numbers"]:
+        """Where the gradient of each chunk is laid out for the weight's: fresh pages would take twice the time."""
+        return self.weight.new_empty(self.largest * len(self.weight))
 
     def logits(self, rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocab"]:
         """W x + b; the caller may write over it."""
@@ -55,9 +61,11 @@ class OneDNNProducts(ChunkProducts):
 
     def to_weight(self, grad: Float[Tensor, "rows vocab"], rows: Float[Tensor, "rows dim"], total: Tensor) -> None:
         """Add the gradient of the weight."""
-        total += product(grad.t().contiguous(), rows.t().contiguous())
+        laid = self.room[: grad.numel()].view(grad.shape[1], -1).copy_(grad.t())
+        total += product(laid, rows.t().contiguous())
 
 
 def chunk_products(weight: Float[Tensor, "vocab dim"], bias: Float[Tensor, " vocab"], rows: int) -> ChunkProducts:
     """Choose for chunks of at most `rows` rows."""
-    return OneDNNProducts(weight, bias) if has_alternative(weight, weight) else ChunkProducts(weight, bias, rows)
+    kind = OneDNNProducts if has_alternative(weight, weight) else ChunkProducts
+    return kind(weight, bias, rows)

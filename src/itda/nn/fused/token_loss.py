@@ -41,6 +41,7 @@ class _LinearTokenNll(torch.autograd.Function):
             products.to_rows(grad, d_features[rows])
             products.to_weight(grad, features[rows], d_weight)
             d_bias += grad.sum(0)
+            del grad  # or the next table would stand beside this one
         return d_features, d_weight, d_bias, None
 
 
