@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from itda.nn.fused.chunk import chunk_products
-from itda.nn.fused.loss import CHUNK
 
 Scalar = Float[Tensor, ""]
 
@@ -31,12 +30,10 @@ class _PairedCrossEntropy(torch.autograd.Function):
         nll, smooth, apart = (first.new_zeros(()) for _ in range(3))
         d_first, d_second = torch.empty_like(first), torch.empty_like(second)
         d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-        passes = (first, second)  # each with a table of logits of its own: both are needed at once
-        products = [chunk_products(weight, bias, min(CHUNK, len(first))) for _ in passes]
-        for start in range(0, len(first), CHUNK):
-            rows = slice(start, start + CHUNK)
+        products = chunk_products(weight, bias, len(first))
+        for rows in products.chunks():
             ids = target[rows, None]
-            logs = [by.logits(one[rows]).log_softmax(1) for by, one in zip(products, passes, strict=True)]
+            logs = [products.logits(one[rows]).log_softmax(1) for one in (first, second)]
             gap = (logs[0] - logs[1]).masked_fill_(~allowed, 0.0)
             nll -= sum(log.gather(1, ids).sum() for log in logs) / 2
             if smoothing:
@@ -53,8 +50,8 @@ class _PairedCrossEntropy(torch.autograd.Function):
                 if smoothing:
                     grad -= even * (smoothing / 2)
                 grad.scatter_add_(1, ids, grad.new_full(ids.shape, (smoothing - 1.0) / 2))
-                products[0].to_rows(grad, out[rows])
-                products[0].to_weight(grad, given[rows], d_weight)
+                products.to_rows(grad, out[rows])
+                products.to_weight(grad, given[rows], d_weight)
                 d_bias += grad.sum(0)
         ctx.save_for_backward(d_first, d_second, d_weight, d_bias)
         ctx.mark_non_differentiable(nll_only := nll.clone(), apart_only := apart.clone())

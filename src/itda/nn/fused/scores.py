@@ -14,7 +14,7 @@ Weights = Float[Tensor, "rows src"]
 
 
 def dots(vectors: Float[Tensor, "rows src dim"], row: Rows) -> Weights:
-    """The product of each vector with its row; as a row times a matrix, which took a tenth of the other order's time."""
+    """The product of each vector with its row; a row times a matrix took a tenth of the other order's time."""
     return torch.bmm(row[:, None], vectors.transpose(1, 2)).squeeze(1)
 
 
