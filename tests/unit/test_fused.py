@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, linear
 
-from itda.nn.fused import loss as fused
+from itda.nn.fused import chunk as fused
 from itda.nn.fused.loss import linear_cross_entropy
 
 

@@ -14,6 +14,7 @@ from itda.config import DecodeConfig, GuidedAlignmentConfig, MinimumRiskConfig, 
 from itda.evaluate.sentence import rouge_l, sentence_score
 from itda.nn.embedding import SequenceDropout
 from itda.nn.fused import paired_loss, token_loss
+from itda.nn.fused.chunk import CHUNK
 from itda.text.tokenizer import train_tokenizers
 from itda.training.guided import alignment_loss
 from itda.training.objective import likelihood, make_objective, minimum_risk
@@ -47,7 +48,7 @@ def gradients(loss, *leaves):
 
 @pytest.mark.parametrize("chunk", [512, 3, 1])
 def test_the_loss_of_each_token_is_the_plain_one(chunk, monkeypatch):
-    monkeypatch.setattr(token_loss, "CHUNK", chunk)
+    monkeypatch.setattr("itda.nn.fused.chunk.CHUNK", chunk)
     features, _, weight, bias, target = layer()
     scale = drawn(len(target))
     bias.requires_grad_()
@@ -63,7 +64,7 @@ def test_the_loss_of_each_token_is_the_plain_one(chunk, monkeypatch):
 
 @pytest.mark.parametrize(("chunk", "smoothing", "strength"), [(512, 0.0, 5.0), (3, 0.1, 5.0), (2, 0.2, 0.0)])
 def test_r_drop_is_the_plain_formula(chunk, smoothing, strength, monkeypatch):
-    monkeypatch.setattr(paired_loss, "CHUNK", chunk)
+    monkeypatch.setattr("itda.nn.fused.chunk.CHUNK", chunk)
     first, second, weight, bias, target = layer()
     bias.requires_grad_()
     allowed = torch.isfinite(bias)
@@ -106,7 +107,7 @@ def test_the_logits_never_exist_whole(which):
             token_loss.linear_token_nll(features, weight, bias, target).sum().backward()
         else:
             paired_loss.paired_cross_entropy(features, features * 1.1, weight, bias, target, 0.1, 5.0)[1].backward()
-    assert seen.numbers <= token_loss.CHUNK * vocab < rows * vocab / 2
+    assert seen.numbers <= CHUNK * vocab < rows * vocab / 2
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=name)

@@ -4,9 +4,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from itda.nn import product
+from itda.nn import product, recurrent
+from itda.nn.fused.loops import bahdanau_loop, feeding_loop
 from itda.nn.fused.loss import linear_cross_entropy
-from itda.nn.product import Linear, linear
+from itda.nn.fused.paired_loss import paired_cross_entropy
+from itda.nn.fused.recurrence import recurrence
+from itda.nn.fused.steps import OneDNNStepProducts, StepProducts, step_products
+from itda.nn.fused.token_loss import linear_token_nll
+from itda.nn.product import Linear, linear, weight_gradient
 from itda.nn.walks.slots import FIRST, Slots
 
 CASES = {
@@ -68,6 +73,120 @@ def test_the_loss_is_the_same_by_either_library(smoothing, monkeypatch):
         found.append([nll, *(leaf.grad for leaf in leaves)])
     for quick, slow in zip(*found, strict=True):
         torch.testing.assert_close(quick, slow, rtol=1e-4, atol=1e-3)
+
+
+def by_either(monkeypatch, run):
+    """What `run` gives by oneDNN, in single precision; by torch in single precision; and by torch in double."""
+    monkeypatch.setattr(product, "WORTHWHILE", 1)
+    for held_back, dtype in ((True, torch.float32), (False, torch.float32), (False, torch.float64)):
+        monkeypatch.setattr(product, "held_back", lambda held=held_back: held and torch.backends.mkldnn.is_available())
+        torch.manual_seed(2)
+        yield run(dtype)
+
+
+def leaves_of(dtype, *shapes):
+    """Random tensors that want gradients: the same in each precision."""
+    return [(torch.randn(shape, dtype=torch.float64) / 4).to(dtype).requires_grad_() for shape in shapes]
+
+
+def grads_of(outputs, leaves):
+    """The outputs, and the gradients of a random functional of them."""
+    value = sum((torch.randn(part.shape, dtype=torch.float64).to(part.dtype) * part).sum() for part in outputs)
+    return [*(part.detach() for part in outputs), *torch.autograd.grad(value, leaves)]
+
+
+def agree(found):
+    """Single precision by either library is as near to the exact answer as single precision gets."""
+    quick, slow, exact = found
+    for got in (quick, slow):
+        for one, other in zip(got, exact, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=2e-5)
+
+
+ROWS, STEPS, SOURCE, DIM = 70, 3, 5, 64  # a state of more numbers than `MANY`
+
+
+@pytest.mark.parametrize("gates", [4, 3], ids=["lstm", "gru"])
+def test_a_recurrence_is_the_same_by_either_library(gates, monkeypatch):
+    def run(dtype):
+        shapes = ((STEPS, ROWS, 24), (gates * DIM, 24), (gates * DIM,), (gates * DIM, DIM), (gates * DIM,))
+        values, *maps, hidden, cell = leaves = leaves_of(dtype, *shapes, (ROWS, DIM), (ROWS, DIM))
+        first, leaves = ((hidden, cell), leaves) if gates == 4 else ((hidden,), leaves[:-1])
+        states, last = recurrence(values, first, tuple(maps), torch.arange(ROWS) % STEPS + 1)
+        return grads_of((states, *last), leaves)
+
+    agree(list(by_either(monkeypatch, run)))
+
+
+@pytest.mark.parametrize("additive", [True, False], ids=["additive", "product"])
+@pytest.mark.parametrize("gates", [4, 3], ids=["lstm", "gru"])
+@pytest.mark.parametrize("feeding", [True, False], ids=["feeding", "bahdanau"])
+def test_a_loop_is_the_same_by_either_library(feeding, gates, additive, monkeypatch):
+    def run(dtype):
+        inputs, weight, bias, hidden, cell, keys = leaves_of(
+            dtype, (STEPS, ROWS, gates * DIM), (gates * DIM, DIM), (gates * DIM,), (ROWS, DIM), (ROWS, DIM),
+            (ROWS, SOURCE, DIM),
+        )  # fmt: skip
+        terms = leaves_of(dtype, (DIM, DIM), (DIM,)) if additive else [None, None]
+        mask = torch.arange(SOURCE) < (torch.arange(ROWS) % SOURCE + 1)[:, None]
+        first = (hidden, cell) if gates == 4 else (hidden,)
+        biased = [] if gates == 4 else [bias]  # an LSTM's is in its inputs
+        leaves = [inputs, weight, *biased, *first, keys, *(term for term in terms if additive)]
+        if not feeding:
+            (values,) = leaves_of(dtype, (ROWS, SOURCE, gates * DIM))
+            outputs = bahdanau_loop(inputs, first, (weight, bias), keys, values, mask, tuple(terms))
+            return grads_of(outputs, [*leaves, values])
+        values, *maps = leaves_of(dtype, (ROWS, SOURCE, 40), (gates * DIM, 40), (40, DIM))
+        drop = (torch.rand(STEPS, ROWS, 40) < 0.8).to(dtype)
+        outputs = feeding_loop(inputs, first, (weight, bias), keys, values, mask, tuple(terms), *maps, drop)
+        return grads_of(outputs, [*leaves, values, *maps])
+
+    agree(list(by_either(monkeypatch, run)))
+
+
+@pytest.mark.parametrize("rows", [1100, 512, 40])
+def test_the_other_losses_are_the_same_by_either_library(rows, monkeypatch):
+    """With whole chunks, halves of them, and a rest."""
+
+    def run(dtype):
+        first, second, weight, bias = leaves = leaves_of(dtype, (rows, 24), (rows, 24), (90, 24), (90,))
+        ids = torch.randint(0, 90, (rows,))
+        _, objective, apart = paired_cross_entropy(first, second, weight, bias, ids, 0.1, 2.0)
+        return [apart / rows, *grads_of((linear_token_nll(first, weight, bias, ids), objective / rows), leaves)]
+
+    agree(list(by_either(monkeypatch, run)))
+
+
+def test_who_multiplies_a_step(monkeypatch):
+    """oneDNN where MKL holds itself back and the step is large; torch for small steps and in double precision."""
+    monkeypatch.setattr(product, "held_back", lambda: True)
+    weight = torch.randn(256, 64)
+    assert type(step_products(weight, 64)) is OneDNNStepProducts
+    assert type(step_products(weight, 8)) is StepProducts
+    assert type(step_products(weight.double(), 64)) is StepProducts
+    monkeypatch.setattr(product, "held_back", lambda: False)
+    assert type(step_products(weight, 64)) is StepProducts
+
+
+@pytest.mark.parametrize(("held_back", "rows"), [(True, 64), (True, 8), (False, 64)])
+def test_who_trains_an_lstm(held_back, rows, monkeypatch):
+    """Our own loop where its products are the quicker ones, else torch's kernel."""
+    monkeypatch.setattr(product, "held_back", lambda: held_back and torch.backends.mkldnn.is_available())
+    started, cell = [], recurrent.LSTMCell(16, 64)
+    ours = recurrent.fused_sequence
+    monkeypatch.setattr(recurrent, "fused_sequence", lambda *given: started.append(1) or ours(*given))
+    values = torch.randn(rows, 3, 16)
+    found, _ = cell.sequence(values, recurrent.first_state(cell, values), None)
+    assert bool(started) is (held_back and rows == 64)
+    torch.testing.assert_close(found, cell.kernel(values)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_of_a_weight_is_summed_over_all_rows(monkeypatch):
+    """More rows than are laid out at a time, and a rest."""
+    monkeypatch.setattr(product, "held_back", lambda: torch.backends.mkldnn.is_available())
+    grad, values = torch.randn(1200, 40), torch.randn(1200, 30)
+    exact = grad.double().t() @ values.double()
+    torch.testing.assert_close(weight_gradient(grad, values).double(), exact, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [1, 3, 20])

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from itda.batch import BOS, PAD, Side, Tokens, Vectors
-from itda.nn.fused.loss import CHUNK, linear_cross_entropy
+from itda.nn.fused.chunk import CHUNK
+from itda.nn.fused.loss import linear_cross_entropy
 from itda.nn.fused.paired_loss import paired_cross_entropy
 from itda.nn.fused.squared_error import linear_squared_error
 from itda.nn.fused.token_loss import linear_token_nll

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 CPUINFO = Path("/proc/cpuinfo")
 WORTHWHILE = 1 << 19  # multiplications from which on oneDNN is the quicker one
+BLOCK = 512  # rows that are laid out anew at a time: in cache, and in memory that was just used
 
 
 def linear(
@@ -42,6 +43,18 @@ def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return torch.ops.mkldnn._linear_pointwise(values.contiguous(), weight, bias, "none", [], "")
 
 
+def weight_gradient(
+    grad: Float[Tensor, "rows output"], values: Float[Tensor, "rows input"]
+) -> Float[Tensor, "output input"]:
+    """The gradient of a weight from that of W x: the sum, over the rows, of grad x^T."""
+    if not is_worthwhile(grad.shape[1], values):
+        return grad.t() @ values
+    total = values.new_zeros(grad.shape[1], values.shape[1])
+    for some_grad, some in zip(grad.split(BLOCK), values.split(BLOCK), strict=True):
+        total += product(some_grad.t().contiguous(), some.t().contiguous())
+    return total
+
+
 class _Linear(torch.autograd.Function):
     """The product with its gradients, each by oneDNN; what it would do slowly is laid out first."""
 
@@ -57,7 +70,7 @@ class _Linear(torch.autograd.Function):
         needed = ctx.needs_input_grad
         rows, d_rows = values.flatten(0, -2), grad.flatten(0, -2)
         d_values = product(grad, weight.t().contiguous()) if needed[0] else None
-        d_weight = product(d_rows.t().contiguous(), rows.t().contiguous()) if needed[1] else None
+        d_weight = weight_gradient(d_rows, rows) if needed[1] else None
         return d_values, d_weight, d_rows.sum(0) if needed[2] else None
 
 
@@ -67,6 +80,11 @@ class Linear(nn.Linear):
     def forward(self, values: Float[Tensor, "*lead input"]) -> Float[Tensor, "*lead output"]:
         """W x + b."""
         return linear(values, self.weight, self.bias)
+
+
+def is_worthwhile(rows: int, weight: Tensor) -> bool:
+    """Whether the product of so many rows with this weight is better left to oneDNN."""
+    return rows * weight.numel() >= WORTHWHILE and has_alternative(weight, weight)
 
 
 def has_alternative(values: Tensor, weight: Tensor) -> bool:

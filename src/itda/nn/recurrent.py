@@ -17,7 +17,7 @@ from itda.batch import Side
 from itda.nn.embedding import Embedder, SequenceDropout, reverse_sequences
 from itda.nn.fused.recurrence import Maps, recurrence
 from itda.nn.interface import Encoder, Memory
-from itda.nn.product import linear
+from itda.nn.product import is_worthwhile, linear
 
 SMALL = 256  # numbers of an LSTM's state, up to which our loop was the quicker one in a whole training: note 0017
 SATURATED = 1e4  # a gate input of this size gives exactly 0 or 1
@@ -119,9 +119,10 @@ class LSTMCell(Cell):
         The kernel knows no mask and gives c only after padding. An extra input that is 1 on padding closes the
         input gate and opens the forget gate there, exactly (sigmoid saturates to 0 and 1): c stands still.
         """
-        if is_trained(values) and len(values) * self.dim <= SMALL:
-            return fused_sequence(self.kernel_maps(), values, state, mask)
         k = self.kernel
+        ours = len(values) * self.dim <= SMALL or is_worthwhile(len(values), k.weight_hh_l0)
+        if is_trained(values) and ours:
+            return fused_sequence(self.kernel_maps(), values, state, mask)
         weight = k.weight_ih_l0
         if mask is not None:
             saturate = values.new_zeros(4, self.dim, 1)

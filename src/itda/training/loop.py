@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from itda.allocator import keep_freed_memory
 from itda.batch import Batch
 from itda.config import TrainConfig
 from itda.errors import ItdaError
@@ -115,6 +116,8 @@ def train(work: Work, standing: Standing) -> Iterator[UpdateReport | ValidationR
     standing.stopped = standing.stopped or _budget_used(work, standing)  # by an earlier session with a larger budget
     if standing.stopped:
         return
+    if work.device.type == "cpu":
+        keep_freed_memory()
     for update in _updates(work, standing):
         report = _apply(work, standing, update, clock)
         standing.step, standing.position = standing.step + 1, standing.position + 1

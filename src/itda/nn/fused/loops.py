@@ -15,18 +15,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from itda.nn.fused.cells import over_time, tanh_backward, trace_cell
-from itda.nn.fused.scores import AdditiveTrace, ProductTrace, ScoreTrace
+from itda.nn.fused.cells import tanh_backward, tanh_of, trace_cell
+from itda.nn.fused.scores import AdditiveTrace, ProductTrace, ScoreTrace, dots
+from itda.nn.fused.steps import over_time, step_products
 
 Grads = tuple[Tensor | None, ...]
 
 
 def _trace_scores(
-    steps: int, keys: Tensor, mask: Tensor, query_map: Tensor | None, energy: Tensor | None, keep: bool
+    steps: int, keys: Tensor, mask: Tensor, query_map: Tensor | None, energy: Tensor | None
 ) -> ScoreTrace:
     if query_map is None or energy is None:
-        return ProductTrace(steps, keys, mask, keep)
-    return AdditiveTrace(steps, keys, mask, query_map, energy, keep)
+        return ProductTrace(steps, keys, mask)
+    return AdditiveTrace(steps, keys, mask, query_map, energy)
 
 
 def _given(kept: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class _Bahdanau(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         steps = len(inputs)
         cell = trace_cell(steps, first, weight, bias)
-        scores = _trace_scores(steps, keys, mask, query_map, energy, keep)
+        scores = _trace_scores(steps, keys, mask, query_map, energy)
         for t in range(steps):
             alpha = scores.look(t, cell.hidden[t])
             torch.baddbmm(inputs[t][:, None], alpha[:, None], values, out=cell.act[t][:, None])
@@ -63,7 +64,7 @@ class _Bahdanau(torch.autograd.Function):
         d_hidden = torch.zeros_like(d_hiddens[0])
         for t in reversed(range(len(d_hiddens))):
             d_hidden = cell.retreat(t, d_hidden.add_(d_hiddens[t]))
-            d_alpha = torch.bmm(values, cell.d_act[t][:, :, None]).squeeze(2).add_(d_alphas[t])
+            d_alpha = dots(values, cell.d_act[t]).add_(d_alphas[t])
             d_hidden += scores.unlook(t, d_alpha)
         d_weight, d_bias = cell.weight_gradients()
         d_keys, d_query_map, d_energy = scores.gradients(cell.hidden[:-1])
@@ -85,30 +86,30 @@ class _Feeding(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         steps, rows, _ = inputs.shape
         cell = trace_cell(steps, first, weight, bias)
-        scores = _trace_scores(steps, keys, mask, query_map, energy, keep)
+        scores = _trace_scores(steps, keys, mask, query_map, energy)
+        feed, read = step_products(feed_map, rows), step_products(read_map, rows)
         tanh = inputs.new_empty(steps, rows, len(read_map))
         feeds = tanh if drop is None else torch.empty_like(tanh)
         for t in range(steps):
             if t:
-                torch.addmm(inputs[t], feeds[t - 1], feed_map.t(), out=cell.act[t])
+                feed.write(feeds[t - 1], inputs[t], cell.act[t])
             else:
                 cell.act[t] = inputs[t]
             hidden = cell.advance(t)
             alpha = scores.look(t, hidden)
             torch.bmm(alpha[:, None], values, out=tanh[t][:, None])
-            tanh[t].addmm_(hidden, read_map.t()).tanh_()
+            tanh_of(read.add(hidden, tanh[t]), tanh[t])
             if drop is not None:
                 torch.mul(tanh[t], drop[t], out=feeds[t])
         if keep:
-            ctx.cell, ctx.scores, ctx.tanh, ctx.feeds = cell, scores, tanh, feeds
-            ctx.save_for_backward(feed_map, values, read_map, drop)
+            ctx.cell, ctx.scores, ctx.tanh, ctx.feeds, ctx.products = cell, scores, tanh, feeds, (feed, read)
+            ctx.save_for_backward(values, drop)
         return _given(feeds), _given(scores.alphas.alpha)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_feeds: Tensor, d_alphas: Tensor) -> Grads:
-        cell, scores = ctx.cell, ctx.scores
-        feed_map, values, read_map, drop = ctx.saved_tensors
+        cell, scores, (feed, read), (values, drop) = ctx.cell, ctx.scores, ctx.products, ctx.saved_tensors
         cell.start_backward()
         scores.start_backward()
         d_read = torch.empty_like(ctx.tanh)
@@ -117,10 +118,10 @@ class _Feeding(torch.autograd.Function):
             d_feed = d_feeds[t] if d_fed is None else d_fed.add_(d_feeds[t])
             d_feed = d_feed if drop is None else d_feed * drop[t]
             tanh_backward.grad_input(d_feed, ctx.tanh[t], grad_input=d_read[t])
-            d_alpha = torch.bmm(values, d_read[t][:, :, None]).squeeze(2).add_(d_alphas[t])
-            d_hidden.addmm_(d_read[t], read_map).add_(scores.unlook(t, d_alpha))
+            d_alpha = dots(values, d_read[t]).add_(d_alphas[t])
+            read.add_back(d_read[t], d_hidden).add_(scores.unlook(t, d_alpha))
             d_hidden = cell.retreat(t, d_hidden)
-            d_fed = cell.d_act[t] @ feed_map
+            d_fed = feed.back(cell.d_act[t])
         d_weight, d_bias = cell.weight_gradients()
         d_keys, d_query_map, d_energy = scores.gradients(cell.hidden[1:])
         d_values = torch.bmm(scores.alphas.alpha.permute(1, 2, 0), d_read.transpose(0, 1))

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from itda.nn.fused.chunk import chunk_products
 
-CHUNK = 512  # rows of logits that exist at a time: large enough for full GEMM speed, small enough for cache
-
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Computes the gradient together with the loss, chunk by chunk, so that no logits are kept for backward."""
@@ -31,26 +29,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_features = torch.empty_like(features) if wanted_grad else None
         d_weight = torch.zeros_like(weight) if wanted_grad else None
         d_bias = torch.zeros_like(bias) if wanted_grad else None
-        products = chunk_products(weight, bias, min(CHUNK, len(features)))
-        for start in range(0, len(features), CHUNK):
-            rows, ids = features[start : start + CHUNK], target[start : start + CHUNK]
+        products = chunk_products(weight, bias, len(features))
+        for part in products.chunks():
+            rows, ids = features[part], target[part]
             logits = products.logits(rows)
             picked = logits.gather(1, ids[:, None]).squeeze(1)
-            top = logits.amax(1, keepdim=True)
-            total = logits.sub_(top).exp_().sum(1, keepdim=True)
-            log_z = (top + total.log()).squeeze(1)
+            top = logits.amax(1)
+            softmax = torch.softmax(logits, 1, out=logits)  # quicker than its parts
+            log_z = top - softmax.amax(1).log()
             nll += (log_z - picked).sum()
             if smoothing:
                 smooth += (log_z - rows @ mean_weight - mean_bias).sum()
             if d_features is None or d_weight is None or d_bias is None:
                 continue
-            grad = logits.div_(total)  # softmax; minus the smoothed one-hot target below
+            grad = softmax  # minus the smoothed one-hot target
             if smoothing:
                 grad -= (smoothing / number) * allowed
             grad.scatter_add_(1, ids[:, None], torch.full_like(picked, smoothing - 1.0)[:, None])
-            products.to_rows(grad, d_features[start : start + CHUNK])
+            products.to_rows(grad, d_features[part])
             products.to_weight(grad, rows, d_weight)
             d_bias += grad.sum(0)
+            del logits, softmax, grad  # or the next table would stand beside this one
         ctx.save_for_backward(d_features, d_weight, d_bias)
         ctx.mark_non_differentiable(nll_only := nll.clone())
         return nll_only, (1.0 - smoothing) * nll + smoothing * smooth

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from itda.nn.fused.loss import CHUNK
+from itda.nn.fused.chunk import chunk_products
 
 Scalar = Float[Tensor, ""]
 
@@ -30,10 +30,10 @@ class _PairedCrossEntropy(torch.autograd.Function):
         nll, smooth, apart = (first.new_zeros(()) for _ in range(3))
         d_first, d_second = torch.empty_like(first), torch.empty_like(second)
         d_weight, d_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-        for start in range(0, len(first), CHUNK):
-            rows = slice(start, start + CHUNK)
+        products = chunk_products(weight, bias, len(first))
+        for rows in products.chunks():
             ids = target[rows, None]
-            logs = [torch.addmm(bias, one[rows], weight.t()).log_softmax(1) for one in (first, second)]
+            logs = [products.logits(one[rows]).log_softmax(1) for one in (first, second)]
             gap = (logs[0] - logs[1]).masked_fill_(~allowed, 0.0)
             nll -= sum(log.gather(1, ids).sum() for log in logs) / 2
             if smoothing:
@@ -50,8 +50,8 @@ class _PairedCrossEntropy(torch.autograd.Function):
                 if smoothing:
                     grad -= even * (smoothing / 2)
                 grad.scatter_add_(1, ids, grad.new_full(ids.shape, (smoothing - 1.0) / 2))
-                torch.mm(grad, weight, out=out[rows])
-                d_weight.addmm_(grad.t(), given[rows])
+                products.to_rows(grad, out[rows])
+                products.to_weight(grad, given[rows], d_weight)
                 d_bias += grad.sum(0)
         ctx.save_for_backward(d_first, d_second, d_weight, d_bias)
         ctx.mark_non_differentiable(nll_only := nll.clone(), apart_only := apart.clone())

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from itda.nn.fused.cells import over_time, trace_cell
+from itda.nn.fused.cells import trace_cell
+from itda.nn.fused.steps import over_time, step_products
 
 Maps = tuple[Tensor, Tensor, Tensor, Tensor]  # of the input and of the state before: weight, bias, weight, bias
 
@@ -40,8 +41,8 @@ class _Recurrence(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         steps = len(values)
         cell = trace_cell(steps, first, weight, bias)
-        input_bias, turned = cell.input_bias(in_bias), in_weight.t()
-        torch.addmm(input_bias, values.flatten(0, 1), turned, out=cell.act.flatten(0, 1))
+        input_bias, inputs = cell.input_bias(in_bias), step_products(in_weight, values[..., 0].numel())
+        inputs.write(values.flatten(0, 1), input_bias, cell.act.flatten(0, 1))
         own = [False] * steps if shown is None else [False, *(~shown[1:]).any(1).tolist()]
         fed, keeps = values, None
         if any(own):
@@ -50,10 +51,10 @@ class _Recurrence(torch.autograd.Function):
             if own[t]:
                 said = torch.addmm(out_bias, cell.hiddens[t], out_weight.t())
                 torch.where(keeps[t], values[t], said, out=fed[t])
-                torch.addmm(input_bias, fed[t], turned, out=cell.act[t])
+                inputs.write(fed[t], input_bias, cell.act[t])
             cell.advance(t)
         if keep:
-            ctx.cell, ctx.own, ctx.keeps, ctx.fed, ctx.ends = cell, own, keeps, fed, ends
+            ctx.cell, ctx.inputs, ctx.own, ctx.keeps, ctx.fed, ctx.ends = cell, inputs, own, keeps, fed, ends
             ctx.save_for_backward(in_weight, out_weight)
             ctx.set_materialize_grads(False)
         return cell.hidden[1:], *(_last(part, ends) for part in cell.state)
@@ -75,7 +76,7 @@ class _Recurrence(torch.autograd.Function):
                 d_hidden.addmm_(d_said[t], out_weight)
         d_values, d_out_weight, d_out_bias = None, None, None
         if ctx.needs_input_grad[3]:
-            d_values = cell.d_act @ in_weight
+            d_values = ctx.inputs.back(cell.d_act.flatten(0, 1)).view(ctx.fed.shape)
             if d_said is not None:
                 d_values[1:].masked_fill_(~ctx.keeps[1:], 0.0)
         if d_said is not None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from itda.nn.fused.chunk import chunk_products
-from itda.nn.fused.loss import CHUNK
 
 
 class _LinearTokenNll(torch.autograd.Function):
@@ -18,10 +17,9 @@ class _LinearTokenNll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
-        products = chunk_products(weight, bias, min(CHUNK, len(features)))
+        products = chunk_products(weight, bias, len(features))
         log_z, nll = (features.new_empty(len(features)) for _ in range(2))
-        for start in range(0, len(features), CHUNK):
-            rows = slice(start, start + CHUNK)
+        for rows in products.chunks():
             logits = products.logits(features[rows])
             log_z[rows] = logits.logsumexp(1)
             nll[rows] = log_z[rows] - logits.gather(1, target[rows, None]).squeeze(1)
@@ -32,15 +30,15 @@ class _LinearTokenNll(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         features, weight, bias, target, log_z = ctx.saved_tensors
-        products = chunk_products(weight, bias, min(CHUNK, len(features)))
+        products = chunk_products(weight, bias, len(features))
         d_features, d_weight, d_bias = torch.empty_like(features), torch.zeros_like(weight), torch.zeros_like(bias)
-        for start in range(0, len(features), CHUNK):
-            rows = slice(start, start + CHUNK)
+        for rows in products.chunks():
             grad = products.logits(features[rows]).sub_(log_z[rows, None]).exp_()
             grad.mul_(scale[rows, None]).scatter_add_(1, target[rows, None], -scale[rows, None])
             products.to_rows(grad, d_features[rows])
             products.to_weight(grad, features[rows], d_weight)
             d_bias += grad.sum(0)
+            del grad  # or the next table would stand beside this one
         return d_features, d_weight, d_bias, None
 
 
