@@ -19,7 +19,7 @@ from itda.nn.fused.recurrence import Maps, recurrence
 from itda.nn.interface import Encoder, Memory
 from itda.nn.product import is_worthwhile, linear
 
-SMALL = 256  # numbers of an LSTM's state, up to which our loop was the quicker one in a whole training: note 0017
+SMALL = 256  # numbers of an LSTM's state, up to which our loop is the quicker one with MKL too: note 0017
 SATURATED = 1e4  # a gate input of this size gives exactly 0 or 1
 Sequence = Float[Tensor, "rows time input"]
 States = Float[Tensor, "rows time dim"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from itda.nn.product import has_alternative, product
 
 CHUNK = 512  # rows of logits that exist at a time: large enough for full GEMM speed, small enough for cache
-FEW = 64  # rows below which a chunk is not worth a program of its own
+FEW = 32  # rows below which a chunk is not worth a program of its own
 
 
 class ChunkProducts:
@@ -50,16 +50,16 @@ class OneDNNProducts(ChunkProducts):
     """The same by oneDNN, which gives each answer a table of its own and wants both factors laid out row by row."""
 
     def chunks(self) -> Iterator[slice]:
-        """Cut all rows into chunks, and what is left at the end into halves of a chunk, halves of these, and a rest.
+        """Cut all rows into chunks, and what is left at the end into a multiple of `FEW` and a rest.
 
         oneDNN writes a program for each number of rows that it meets, and keeps it: some 3 MB for these products.
         The rest is left to torch.
         """
-        start, size = 0, CHUNK
+        start = 0
         while start < self.rows:
-            while size > max(FEW, self.rows - start):
-                size //= 2
-            yield slice(start, min(start + size, self.rows))
+            left = self.rows - start
+            size = CHUNK if left >= CHUNK else left // FEW * FEW or left
+            yield slice(start, start + size)
             start += size
 
     @functools.cached_property
