@@ -13,6 +13,9 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
+
+from itda.nn.walks.looking import Bias, Places, no_fewer, shut_out
 
 FIRST = 32  # slots that there is room for at the beginning
 WIDE = 16  # positions of beams that there is room for, at the least
@@ -24,14 +27,18 @@ class Slots:
     """The slots of a batch: how many are in use, and a bias for each row that is 0 on its own past, -inf elsewhere."""
 
     def __init__(self, memory_states: Float[Tensor, "sentences src dim"]) -> None:
-        self.like, self.sentences = memory_states.new_empty(0), len(memory_states)
+        self.like, self.sentences, self.places = memory_states.new_empty(0), len(memory_states), Places()
         self.width, self.position, self.used, self.room = 1, 0, 0, FIRST
         self._bias: Float[Tensor, "sentences width room"] | None = None  # None: each row sees all that is in use
 
     @property
-    def bias(self) -> Float[Tensor, "sentences width used"] | None:
-        """What is added to the scores of the slots in use."""
-        return None if self._bias is None else self._bias[:, :, : self.used]
+    def bias(self) -> Bias | None:
+        """What is added to the scores of the slots in use, and of those that are looked at beyond them."""
+        if self._bias is None:
+            return shut_out(self.used, self.like)
+        seen = self._bias[:, :, : self.used]
+        beyond = no_fewer(self.used) - self.used
+        return functional.pad(seen, (0, beyond), value=-math.inf) if beyond else seen
 
     def advance(self, keep: Keep) -> slice:
         """Give the slots of the next position; `keep` is told what the stores are to keep where there is no room."""
