@@ -10,8 +10,6 @@ torch's own kernel is made for many queries, and has few here. Two habits of its
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,13 +26,6 @@ Bias = Float[Tensor, "#groups #queries places"]  # groups: key heads of all sent
 def no_fewer(places: int) -> int:
     """How many places are looked at where so many are in use."""
     return max(places, LEAST)
-
-
-def shut_out(used: int, like: Tensor) -> Bias | None:
-    """The bias that hides the places beyond those in use, where every row sees all of these."""
-    if used >= LEAST:
-        return None
-    return functional.pad(like.new_zeros(1, 1, used), (0, LEAST - used), value=-math.inf)
 
 
 class Places:

@@ -51,7 +51,7 @@ class TransformerWalk(Walk):
         values = decoder.entrance(decoder.embed(previous)[:, None], slots.position)
         values = values.view(len(self.memory.mask), self.width, -1)
         new, alpha = slots.advance(self._keep), None
-        biases: dict[int, Bias | None] = {}
+        biases: dict[int, Bias] = {}
         for number, (layer, past, keys) in enumerate(zip(decoder.layers, self.pasts, self.keys, strict=True)):
             first, second, third = layer.residuals
             values = _leave(first, values, *past.step(first.enter(values), slots, new, biases))
@@ -120,7 +120,7 @@ class Written:
         self.key, self.value = like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype)
 
     def step(
-        self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias | None]
+        self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias]
     ) -> tuple[nn.Module, Values]:
         """Write what each row adds, and let it look at its past: the map of answers, and what it is to read."""
         attention, sentences = self.attention, len(values)
@@ -130,7 +130,7 @@ class Written:
         if attention.num_heads not in biases:
             biases[attention.num_heads] = _for_heads(slots.bias, attention.num_heads, attention.num_kv_heads)
         bias = biases[attention.num_heads]
-        answer, _ = attend(query, self.key, self.value, no_fewer(slots.used), bias, slots.places)
+        answer, _ = attend(query, self.key, self.value, slots.looked_at, bias, slots.places)
         return attention.output, answer
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
@@ -155,7 +155,7 @@ class Recurrence:
         self.mixer, self.cache = mixer, mixer.start(like[:, :1])
 
     def step(
-        self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias | None]
+        self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias]
     ) -> tuple[nn.Module, Values]:
         """One more position; its answer is the branch's."""
         answer, self.cache = self.mixer.step(values.reshape(-1, 1, values.shape[2]), self.cache)
@@ -201,9 +201,9 @@ def _laid_out(keys: Tensor) -> Tensor:
     return functional.pad(keys, (0, 0, 0, places - keys.shape[2])).contiguous()
 
 
-def _for_heads(bias: Tensor | None, num_heads: int, num_kv_heads: int) -> Bias | None:
+def _for_heads(bias: Float[Tensor, "#sentences width places"], num_heads: int, num_kv_heads: int) -> Bias:
     """Repeat what holds for a row for each of its heads, in the order of the scores."""
-    if bias is None or bias.shape[1] == 1:  # the same for all
+    if bias.shape[1] == 1:  # the same for all
         return bias
     sentences, width, places = bias.shape
     wanted = (sentences, num_kv_heads, num_heads // num_kv_heads, width, places)
