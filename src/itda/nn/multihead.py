@@ -147,6 +147,17 @@ class SelfAttention(AttentionPart):
         return query, key, value
 
 
+    def project_rows(
+        self, values: Float[Tensor, "sentences width dim"], position: int
+    ) -> tuple[Float[Tensor, "sentences heads width head_dim"], Tensor, Tensor]:
+        """The same for rows that all stand at one position; heads come before rows."""
+        heads = _heads(self.map(values), self.head_dim)
+        query, key, value = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
+        if self.rotary:
+            query, key = (rotate(part.flatten(1, 2)[:, :, None], position).view(part.shape) for part in (query, key))
+        return query, key, value
+
+
 class CrossAttention(AttentionPart):
     """Attention of a target to a memory; queries come as (sentences, queries, dim), so that beams share the keys."""
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 LEAST = 16  # places
+SUM = 0  # what torch calls the mode
 
 Values = Float[Tensor, "sentences width dim"]
 Heads = Float[Tensor, "sentences heads width head_dim"]
@@ -65,5 +65,5 @@ def attend(
         return answer.transpose(1, 2).flatten(2), weights
     rows, first = index.of(*keys.shape[:2], places, query.device)
     table = values.view(-1, size)
-    answer = functional.embedding_bag(rows, table, first, mode="sum", per_sample_weights=weights.view(-1))
+    answer = torch.embedding_bag(table, rows, first, False, SUM, False, weights.view(-1))[0]
     return answer.view(sentences, 1, -1), weights

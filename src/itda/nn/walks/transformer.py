@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from itda.nn.interface import Decoded, Engine, Memory, Walk
 from itda.nn.multihead import CrossAttention, KeyValues, SelfAttention
@@ -123,9 +122,8 @@ class Written:
         self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias]
     ) -> tuple[nn.Module, Values]:
         """Write what each row adds, and let it look at its past: the map of answers, and what it is to read."""
-        attention, sentences = self.attention, len(values)
-        projected = attention.project(values.reshape(-1, 1, values.shape[2]), slots.position - 1)
-        query, key, value = (part[:, :, 0].unflatten(0, (sentences, -1)).transpose(1, 2) for part in projected)
+        attention = self.attention
+        query, key, value = attention.project_rows(values, slots.position - 1)
         self.key[:, :, new], self.value[:, :, new] = key, value
         if attention.num_heads not in biases:
             biases[attention.num_heads] = _for_heads(slots.bias, attention.num_heads, attention.num_kv_heads)
@@ -197,8 +195,11 @@ def _leave(
 
 def _laid_out(keys: Tensor) -> Tensor:
     """A store as wide as what is looked at; beyond the memory it holds zeros."""
-    places = no_fewer(keys.shape[2])
-    return functional.pad(keys, (0, 0, 0, places - keys.shape[2])).contiguous()
+    sentences, heads, places, size = keys.shape
+    made = keys.new_empty(sentences, heads, no_fewer(places), size)
+    made[:, :, :places] = keys
+    made[:, :, places:] = 0.0
+    return made
 
 
 def _for_heads(bias: Float[Tensor, "#sentences width places"], num_heads: int, num_kv_heads: int) -> Bias:
