@@ -146,7 +146,6 @@ class SelfAttention(AttentionPart):
         query, key, value = (_heads(part, self.head_dim) for part in projected.split([queries, keys, keys], dim=2))
         return query, key, value
 
-
     def project_rows(
         self, values: Float[Tensor, "sentences width dim"], position: int
     ) -> tuple[Float[Tensor, "sentences heads width head_dim"], Tensor, Tensor]:

@@ -63,7 +63,7 @@ def attend(
     if folded.shape[1] > 1 or query.device.type != "cpu":
         answer = torch.bmm(weights, values[:, :places]).view(sentences, heads, width, size)
         return answer.transpose(1, 2).flatten(2), weights
-    rows, first = index.of(*keys.shape[:2], places, query.device)
+    rows, first = index.of(len(keys), keys.shape[1], places, query.device)
     table = values.view(-1, size)
     answer = torch.embedding_bag(table, rows, first, False, SUM, False, weights.view(-1))[0]
     return answer.view(sentences, 1, -1), weights

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 IDENTITY = nn.Identity()
 
 
-
 class TransformerEngine(Engine):
     """Walks a Transformer decoder; nothing needs laying out."""
 
@@ -118,9 +117,7 @@ class Written:
         # What was not written yet may be looked at, with a weight of 0, so it must be a number.
         self.key, self.value = like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype)
 
-    def step(
-        self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias]
-    ) -> tuple[nn.Module, Values]:
+    def step(self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias]) -> tuple[nn.Module, Values]:
         """Write what each row adds, and let it look at its past: the map of answers, and what it is to read."""
         attention = self.attention
         query, key, value = attention.project_rows(values, slots.position - 1)
@@ -152,9 +149,7 @@ class Recurrence:
     def __init__(self, mixer: SSRU, like: Float[Tensor, "sentences src dim"]) -> None:
         self.mixer, self.cache = mixer, mixer.start(like[:, :1])
 
-    def step(
-        self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias]
-    ) -> tuple[nn.Module, Values]:
+    def step(self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias]) -> tuple[nn.Module, Values]:
         """One more position; its answer is the branch's."""
         answer, self.cache = self.mixer.step(values.reshape(-1, 1, values.shape[2]), self.cache)
         return IDENTITY, answer.view(values.shape)
