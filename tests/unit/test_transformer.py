@@ -85,6 +85,16 @@ def test_attention_by_torchs_kernel_is_the_formula(kv_heads):
     assert not weights[~MASK[:, None, None].expand_as(weights)].any()
 
 
+@pytest.mark.parametrize("keys", [7, 8, 15, 16])
+@torch.no_grad()
+def test_attention_to_few_keys_is_the_formula(keys):
+    """Without gradients some keys are added that nobody sees."""
+    torch.manual_seed(1)
+    query, key, value = drawn(3, 4, 6, 2), drawn(3, 2, keys, 2), drawn(3, 2, keys, 2)
+    bias = padding_bias(torch.arange(keys) < torch.tensor([[keys], [keys - 3], [1]]), torch.float64)
+    close(attend(query, key, value, bias), attend_visibly(query, key, value, bias)[0])
+
+
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_attention_to_the_past_is_the_formula(kv_heads):
     torch.manual_seed(2)
