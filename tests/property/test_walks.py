@@ -1,9 +1,12 @@
 """A walk, which owns its state and writes over it, says what repeated `step` says, whatever leaves, moves or widens."""
 
+import copy
+
 import pytest
 import torch
 from zoo import ATTENTIONS, DECODERS, FEW, OTHER_DECODERS, Kind, batch_of, fresh, model_of
 
+from itda.decode.ensemble import join
 from itda.nn.int8 import round_model
 from itda.nn.interface import Engine, PureEngine, State
 from itda.nn.rounded import weight_limit
@@ -53,6 +56,33 @@ def test_a_walk_is_repeated_step(kind):
         compare(decoded, expected, kind.looks)
 
 
+@torch.inference_mode()
+def test_an_ensemble_walks_with_the_engines_of_its_members():
+    """A member with an engine of its own beside one that goes step by step."""
+    members = [model_of(Kind(decoder=name)) for name in ("transformer", "plain", "feeding")]
+    model, draw = join(members), torch.Generator().manual_seed(6)
+    memory = model.encode(batch_of(Kind(decoder="plain")).src)
+    walk, state = model.decoder.engine().start(memory, weights=True), model.decoder.start(memory)
+    assert [type(part).__name__ for part in walk.parts] == ["TransformerWalk", "PureWalk", "LuongWalk"]
+    for position in range(6):
+        if position == 2:
+            walk.widen(3)
+            state = state.widen(3)
+        if position == 4:
+            kept = torch.tensor([2, 0])
+            walk.select(kept)
+            state = state.select(kept)
+        if position > 2:
+            rows = within_sentences(len(state.memory.mask), state.width, draw)
+            walk.reorder(rows)
+            state = state.reorder(rows)
+        previous = torch.randint(1, 11, (state.width * len(state.memory.mask),), generator=draw)
+        (expected, state), decoded = model.decoder.step(previous, state), walk.step(previous)
+        log_probs = model.head.log_probs(decoded, walk.memory)
+        torch.testing.assert_close(log_probs, model.head.log_probs(expected, state.memory), rtol=0, atol=1e-11)
+        torch.testing.assert_close(decoded.weights, expected.weights, rtol=0, atol=1e-11)
+
+
 @few
 @torch.inference_mode()
 def test_one_engine_serves_many_walks(kind):
@@ -70,6 +100,20 @@ def test_one_engine_serves_many_walks(kind):
             torch.testing.assert_close(decoded.features, expected.features, rtol=0, atol=1e-11)
             if not isinstance(engine, PureEngine):
                 assert decoded.weights is None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TEXT.values() if kind.decoder in OTHER_DECODERS])
+@torch.inference_mode()
+def test_a_walk_in_single_precision(kind):
+    """Where other kernels of torch's are at work."""
+    model, draw = copy.deepcopy(model_of(kind)).float(), torch.Generator().manual_seed(8)
+    memory = model.encode(batch_of(kind).src)
+    memory = memory.select(torch.arange(len(memory.mask)).repeat(100))
+    walk, state = model.decoder.engine().start(memory, weights=False), model.decoder.start(memory)
+    for _ in range(STEPS):
+        previous = torch.randint(1, 11, (len(memory.mask),), generator=draw)
+        (expected, state), decoded = model.decoder.step(previous, state), walk.step(previous)
+        torch.testing.assert_close(decoded.features, expected.features, rtol=0, atol=1e-4)
 
 
 def expected_engine(kind: Kind, rounded: bool = False) -> type[Engine]:

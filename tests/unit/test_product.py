@@ -11,7 +11,7 @@ from itda.nn.fused.paired_loss import paired_cross_entropy
 from itda.nn.fused.recurrence import recurrence
 from itda.nn.fused.steps import OneDNNStepProducts, StepProducts, step_products
 from itda.nn.fused.token_loss import linear_token_nll
-from itda.nn.product import Linear, linear, weight_gradient
+from itda.nn.product import Linear, linear, linear_plus, linear_relu, weight_gradient
 from itda.nn.walks.slots import FIRST, Slots
 
 CASES = {
@@ -39,6 +39,23 @@ def test_a_product_is_torchs(case, part_of_weight, monkeypatch):
                 expected = functional.linear(values, weight, added)
                 torch.testing.assert_close(linear(values, weight, added), expected, rtol=1e-5, atol=1e-4)
     assert product.has_alternative(values, weight) is False  # as patched last
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_product_with_what_follows_it_is_both(case, gradients, monkeypatch):
+    torch.manual_seed(1)
+    values, weight, bias = CASES[case](), torch.randn(80, 96), torch.randn(80)
+    other = torch.randn(*values.shape[:-1], 160)[..., 40:120]
+    for held_back in (True, False):
+        monkeypatch.setattr(product, "held_back", lambda held=held_back: held and torch.backends.mkldnn.is_available())
+        with torch.set_grad_enabled(gradients):
+            for added in (bias, None):
+                expected = functional.linear(values, weight, added)
+                relu = linear_relu(values, weight, added)
+                torch.testing.assert_close(relu, expected.clamp(min=0), rtol=1e-5, atol=1e-4)
+                plus = linear_plus(values, weight, added, other)
+                torch.testing.assert_close(plus, expected + other, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -213,10 +230,11 @@ def test_slots_remember_each_rows_own_past(width):
                 store[sentence, new.start + row] = names
                 past.append(names)
                 names += 1
+        assert slots.used <= slots.looked_at <= slots.room
+        bias = slots.bias.expand(sentences, slots.width, -1)
         for sentence, rows in enumerate(pasts):
             for row, past in enumerate(rows):
-                seen = store[sentence, : slots.used]
-                seen = seen if slots.bias is None else seen[slots.bias[sentence, row] == 0.0]
+                seen = store[sentence, : slots.looked_at][bias[sentence, row] == 0.0]
                 assert sorted(seen.tolist()) == sorted(past)
         if position >= 1 and width > 1:
             parents = torch.randint(width, (sentences, width), generator=draw)

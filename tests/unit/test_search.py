@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from itda.batch import BOS, EOS, PAD, UNK
+from itda.decode.ranking import Front, choose_by_rank, choose_greedily
 from itda.decode.scores import BLOCK, best, top_continuations
 from itda.decode.search import beam_search
 from itda.errors import ItdaError, UserError
@@ -202,6 +203,30 @@ def test_top_continuations_are_those_of_a_full_sort(vocab, ties):
         assert all(len(set(row.tolist())) == real for row in places)
         if width == 1 or not ties:  # between beams the order of equals is fixed, but another one
             assert torch.equal(places, expected.indices[:, :real])
+
+
+@pytest.mark.parametrize("vocab", [5, BLOCK + 3, 7 * BLOCK, 7 * BLOCK + 5])
+@pytest.mark.parametrize("ties", [False, True])
+def test_greedy_search_chooses_as_a_beam_of_one_ranks(vocab, ties):
+    log_probs = torch.randn(200, 1, vocab, generator=torch.Generator().manual_seed(vocab))
+    log_probs[:60, :, EOS] += 3.0  # near the best
+    if ties:
+        log_probs = (log_probs * 2).round() / 2
+    log_probs[150:155] = NEVER  # nothing may follow
+    log_probs[155:160, :, EOS + 1 :] = NEVER
+    totals = torch.zeros(200, 1, dtype=torch.float64)
+    totals[160:165] = NEVER  # what lives on no more
+    at_limit = torch.arange(200) % 7 == 0
+    front = Front(totals, log_probs, log_probs, log_probs[:, :, EOS], at_limit, 3, np.arange(200))
+    step, expected = choose_greedily(front), choose_by_rank(front, 1)
+    assert torch.equal(step.totals, expected.totals)
+    assert torch.equal(step.closed, expected.closed)
+    assert (expected.closed > NEVER).any()
+    lives = (front.totals + log_probs.amax(dim=2) > NEVER)[:, 0] & ~at_limit
+    assert torch.equal(step.tokens[lives], expected.tokens[lives])
+    assert torch.equal(step.log_probs[lives], expected.log_probs[lives])
+    log_probs[7, 0, vocab - 1] = float("nan")
+    assert choose_greedily(replace(front, at_limit=None)).totals[7].isnan()
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 20])

@@ -16,6 +16,7 @@ from itda.nn.interface import Decoded, Memory
 from itda.nn.multihead import CrossAttention, SelfAttention, attend, attend_to_past, attend_visibly, padding_bias
 from itda.nn.positions import LearnedPositions, SinusoidalPositions, _angles, rotate
 from itda.nn.transformer import DecoderLayer, EncoderLayer, Residual, make_norm
+from itda.nn.walks import looking
 from itda.training.rollout import exact_rollout
 
 MASK = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
@@ -83,6 +84,31 @@ def test_attention_by_torchs_kernel_is_the_formula(kv_heads):
     same_with_gradients([query, key, value], attend(query, key, value, bias), written, slow)
     close(weights, shares)
     assert not weights[~MASK[:, None, None].expand_as(weights)].any()
+
+
+@pytest.mark.parametrize("keys", [7, 8, 15, 16])
+@torch.no_grad()
+def test_attention_to_few_keys_is_the_formula(keys):
+    """Without gradients some keys are added that nobody sees."""
+    torch.manual_seed(1)
+    query, key, value = drawn(3, 4, 6, 2), drawn(3, 2, keys, 2), drawn(3, 2, keys, 2)
+    bias = padding_bias(torch.arange(keys) < torch.tensor([[keys], [keys - 3], [1]]), torch.float64)
+    close(attend(query, key, value, bias), attend_visibly(query, key, value, bias)[0])
+
+
+@pytest.mark.parametrize(("width", "kv_heads"), [(1, 4), (1, 2), (3, 4), (3, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_a_walk_looks_at_the_first_places_of_its_store(width, kv_heads, dtype):
+    torch.manual_seed(1)
+    query, store = torch.randn(3, 4, width, 2, dtype=dtype), torch.randn(2, 3, kv_heads, 24, 2, dtype=dtype)
+    bias = torch.randn(3 * kv_heads, 1, 20, dtype=dtype)
+    answer, weights = looking.attend(query, *store, 20, bias, looking.Places())
+    key, value = (part[:, :, :20].repeat_interleave(4 // kv_heads, dim=1) for part in store)
+    added = bias.view(3, kv_heads, 1, 20).repeat_interleave(4 // kv_heads, dim=1)
+    shares = torch.softmax(query @ key.transpose(2, 3) * 2**-0.5 + added, dim=3)
+    torch.testing.assert_close(answer, (shares @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(weights.view(shares.shape), shares)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])

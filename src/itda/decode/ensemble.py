@@ -16,7 +16,19 @@ from torch import Tensor, nn
 
 from itda.batch import Side, Tokens
 from itda.nn.encoder_decoder import EncoderDecoder
-from itda.nn.interface import Decoded, Decoder, Encoder, Head, Memory, Narrow, Narrowing, State, Sums
+from itda.nn.interface import (
+    Decoded,
+    Decoder,
+    Encoder,
+    Engine,
+    Head,
+    Memory,
+    Narrow,
+    Narrowing,
+    State,
+    Sums,
+    Walk,
+)
 
 AVERAGES = ("probabilities", "log-probabilities")
 
@@ -114,6 +126,51 @@ class EnsembleDecoder(Decoder):
         members = zip(self.decoders, state.parts, strict=True)
         answers = [decoder.step(previous, part) for decoder, part in members]  # type: ignore[operator]
         return bundle_decoded([one for one, _ in answers]), bundle_states(state.memory, [after for _, after in answers])
+
+    def engine(self) -> Engine:
+        """The engines of all members, side by side."""
+        return EnsembleEngine([decoder.engine() for decoder in self.decoders])  # type: ignore[operator]
+
+
+class EnsembleEngine(Engine):
+    """Lets the engine of each member begin."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self.engines = tuple(engines)
+
+    def start(self, memory: Memory, *, weights: bool) -> EnsembleWalk:
+        """The walks of all members, each in its own memory."""
+        assert isinstance(memory, EnsembleMemory), "an ensemble's decoder reads what its encoder made"
+        members = zip(self.engines, memory.parts, strict=True)
+        return EnsembleWalk([engine.start(part, weights=weights) for engine, part in members])
+
+
+class EnsembleWalk(Walk):
+    """The walks of all members; they have equal rows."""
+
+    def __init__(self, parts: Sequence[Walk]) -> None:
+        self.parts, self.memory = tuple(parts), bundle_memories([part.memory for part in parts])
+
+    def step(self, previous: Tensor) -> EnsembleDecoded:
+        """Advance each member by the same token."""
+        return bundle_decoded([part.step(previous) for part in self.parts])
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Let row i go on from what row `rows[i]` was."""
+        for part in self.parts:
+            part.reorder(rows)
+
+    def select(self, sentences: Int[Tensor, " kept"]) -> None:
+        """Keep some sentences and all of their rows."""
+        for part in self.parts:
+            part.select(sentences)
+        self.memory = bundle_memories([part.memory for part in self.parts])
+
+    def widen(self, width: int) -> None:
+        """Give each sentence `width` rows."""
+        self.width = width
+        for part in self.parts:
+            part.widen(width)
 
 
 class EnsembleHead(Head):

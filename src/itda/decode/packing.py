@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 TOKENS = 10_000  # rows x source tokens of a batch
-TURNS = 3  # batches of each worker, at the least
-LEAST = 2_000  # and no fewer, though some of many cores stand idle: a batch of its own takes about as many
+LEAST = 1_500  # of a batch of several workers, though some of many stand idle: a batch takes about as many by itself
 
 
 def pack(
@@ -15,16 +14,17 @@ def pack(
     """Put the places of sentences of these lengths into batches, the longest sentences first.
 
     A sentence has so many `rows`. A batch has rows x longest length of no more than `tokens`, one sentence aside, and
-    no more than `count` sentences where that is given. Where several workers share few sentences, each has some.
+    no more than `count` sentences where that is given. Where several workers share them, a batch has no more than an
+    equal share of what is left: large ones first, and in the end small ones, so that all are done at about one time.
     """
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
-    if workers > 1:
-        tokens = min(tokens, max(LEAST, sum(lengths) * rows // (TURNS * workers)))
-    held = list[int]()
+    held, left = list[int](), sum(lengths) * rows
     for place in order:
         longest = lengths[held[0]] if held else 0
-        if held and (len(held) == count or (len(held) + 1) * rows * longest > tokens):
+        most = tokens if workers == 1 else min(tokens, max(LEAST, left // workers))
+        if held and (len(held) == count or (len(held) + 1) * rows * longest > most):
             yield held
+            left -= sum(lengths[one] for one in held) * rows
             held = []
         held.append(place)
     if held:

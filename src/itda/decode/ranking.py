@@ -13,7 +13,7 @@ from torch import Tensor
 
 from itda.batch import EOS
 from itda.decode.history import Step
-from itda.decode.scores import best, top_continuations
+from itda.decode.scores import best, best_but_eos, top_continuations
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,14 @@ Choose = Callable[[Front, int], Step]
 
 
 def choose_best(front: Front, beam_size: int) -> Step:
-    """Rank the best 2 x beam continuations: eos among the first `beam` closes, the best `beam` others live on."""
+    """Let eos close where it is among the best `beam` continuations, and the best `beam` others live on."""
+    # Sums in float32 would make equals of words that are not.
+    alone = beam_size == 1 and front.totals.dtype is torch.float64
+    return choose_greedily(front) if alone else choose_by_rank(front, beam_size)
+
+
+def choose_by_rank(front: Front, beam_size: int) -> Step:
+    """Rank the best 2 x beam continuations, for those among them that end with eos."""
     totals, log_probs = front.totals, front.log_probs
     sums, parents, tokens = top_continuations(totals, log_probs, 2 * beam_size)
     is_eos = tokens == EOS
@@ -51,6 +58,16 @@ def choose_best(front: Front, beam_size: int) -> Step:
     live, order = best(close_at_limit(front, going_on), beam_size)
     parents, tokens = parents.gather(1, order), tokens.gather(1, order)
     return make_step(front, live, parents, tokens, closes)
+
+
+def choose_greedily(front: Front) -> Step:
+    """Do the same for a beam of one row, by a maximum, which takes a tenth of the time of a ranking."""
+    log_probs = front.log_probs[:, 0]
+    best_word, token = best_but_eos(log_probs)
+    eos = log_probs[:, EOS]
+    closes = (eos > best_word) | ((eos == best_word) & (token > EOS))
+    going_on = close_at_limit(front, front.totals + best_word[:, None])
+    return make_step(front, going_on, torch.zeros_like(token)[:, None], token[:, None], closes[:, None])
 
 
 def close_at_limit(front: Front, going_on: Float[Tensor, "beams count"]) -> Float[Tensor, "beams count"]:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from itda.batch import BOS, PAD, SPECIALS
+from itda.batch import BOS, EOS, PAD, SPECIALS
 
 Number = TypeVar("Number", float, Tensor, np.ndarray)
 
@@ -79,6 +79,26 @@ def top_continuations(
     beams = torch.where(order < odd, order // first, beam.gather(1, place))
     tokens = torch.where(order < odd, order % first, first + block.gather(1, place) * BLOCK + behind % BLOCK)
     return sums, beams, tokens
+
+
+def best_but_eos(
+    log_probs: Float[Tensor, "rows vocab"],
+) -> tuple[Float[Tensor, " rows"], Int[Tensor, " rows"]]:
+    """Find the best token of each row that is neither eos nor one that is never written; of equals the lowest."""
+    num_blocks = (log_probs.shape[1] - len(SPECIALS)) // BLOCK
+    first = log_probs.shape[1] - num_blocks * BLOCK
+    front = log_probs[:, :first].clone()
+    for token in (*NEVER, EOS):
+        front[:, token] = -math.inf
+    value, place = front.max(dim=1)
+    if not num_blocks:
+        return value, place
+    blocks = log_probs[:, first:].unflatten(1, (num_blocks, BLOCK))
+    # A maximum with its place is slow over many numbers, so it is asked for among the maxima and within one block.
+    behind, block = blocks.amax(dim=2).max(dim=1)
+    inside = blocks[torch.arange(len(block), device=block.device), block].max(dim=1).indices
+    ahead = ~(behind > value) & ~behind.isnan()
+    return torch.where(ahead, value, behind), torch.where(ahead, place, first + block * BLOCK + inside)
 
 
 def best(

@@ -156,6 +156,7 @@ class Search:
             elif width > 1:
                 walk.reorder(_rows(step.parents, width))
             previous, wasted = step.tokens.flatten(), wasted + 1.0 - going.mean()
+            del decoded, own, log_probs  # the next table may lie where this one does, in the cache
             if wasted >= PATIENCE:
                 wasted, sentences = 0.0, np.flatnonzero(going)
                 places = (sentences[:, None] * groups + np.arange(groups)).ravel()

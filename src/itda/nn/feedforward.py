@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from itda.nn.product import Linear
+from itda.nn.product import Linear, linear_relu
 
 
 class FeedForward(nn.Module):
@@ -20,11 +20,17 @@ class FeedForward(nn.Module):
 
     def forward(self, values: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
         """Widen, bend, narrow."""
+        return self.output(self.widen(values))
+
+    def widen(self, values: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time ffn_dim"]:
+        """What the output map is to read."""
+        if self.activation == "relu" and isinstance(self.map, Linear):
+            return linear_relu(values, self.map.weight, self.map.bias)
         wide = self.map(values)
         match self.activation:
             case "relu":
-                return self.output(functional.relu(wide))
+                return functional.relu(wide)
             case "gelu":
-                return self.output(functional.gelu(wide))
+                return functional.gelu(wide)
         gate, values = wide.chunk(2, dim=-1)
-        return self.output(functional.silu(gate) * values)
+        return functional.silu(gate) * values

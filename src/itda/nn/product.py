@@ -28,19 +28,43 @@ def linear(
     bias: Float[Tensor, " output"] | None = None,
 ) -> Float[Tensor, "*lead output"]:
     """W x + b for each vector."""
-    if values.numel() * len(weight) < WORTHWHILE or not has_alternative(values, weight):
+    if not _quicker(values, weight):
         return nn.functional.linear(values, weight, bias)
     weight = weight.contiguous()
     return _Linear.apply(values, weight, bias) if torch.is_grad_enabled() else product(values, weight, bias)
 
 
-def product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """W x + b by oneDNN, without a gradient, where `has_alternative` says that it can.
+def linear_relu(
+    values: Float[Tensor, "*lead input"],
+    weight: Float[Tensor, "output input"],
+    bias: Float[Tensor, " output"] | None = None,
+) -> Float[Tensor, "*lead output"]:
+    """max(W x + b, 0) for each vector, while it is in the cache where nobody asks for a gradient."""
+    if torch.is_grad_enabled() or not _quicker(values, weight):
+        return nn.functional.relu(linear(values, weight, bias))
+    return product(values, weight.contiguous(), bias, "relu")
+
+
+def linear_plus(
+    values: Float[Tensor, "*lead input"],
+    weight: Float[Tensor, "output input"],
+    bias: Float[Tensor, " output"] | None,
+    other: Float[Tensor, "*lead output"],
+) -> Float[Tensor, "*lead output"]:
+    """W x + b + y for each vector and its y, likewise."""
+    if torch.is_grad_enabled() or not _quicker(values, weight):
+        return other + linear(values, weight, bias)
+    values, weight, other = values.contiguous(), weight.contiguous(), other.contiguous()
+    return torch.ops.mkldnn._linear_pointwise.binary(values, other, weight, bias, "add")
+
+
+def product(values: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
+    """W x + b by oneDNN, and `then` perhaps relu, without a gradient, where `has_alternative` says that it can.
 
     Both factors are laid out row by row: others it would multiply a thousand times slower.
     """
     assert weight.is_contiguous()
-    return torch.ops.mkldnn._linear_pointwise(values.contiguous(), weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(values.contiguous(), weight, bias, then, [], "")
 
 
 def weight_gradient(
@@ -85,6 +109,11 @@ class Linear(nn.Linear):
 def is_worthwhile(rows: int, weight: Tensor) -> bool:
     """Whether the product of so many rows with this weight is better left to oneDNN."""
     return rows * weight.numel() >= WORTHWHILE and has_alternative(weight, weight)
+
+
+def _quicker(values: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN does this product more quickly."""
+    return values.numel() * len(weight) >= WORTHWHILE and has_alternative(values, weight)
 
 
 def has_alternative(values: Tensor, weight: Tensor) -> bool:

@@ -13,8 +13,11 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
-FIRST = 32  # slots that there is room for at the beginning
+from itda.nn.walks.looking import Places, no_fewer
+
+FIRST = 16  # slots that there is room for at the beginning
 WIDE = 16  # positions of beams that there is room for, at the least
 Keep = Callable[[Int[Tensor, "sentences kept"] | None, int], None]
 """Tells the stores which slots to move to the front (None: all), and the room that they are to have."""
@@ -24,14 +27,28 @@ class Slots:
     """The slots of a batch: how many are in use, and a bias for each row that is 0 on its own past, -inf elsewhere."""
 
     def __init__(self, memory_states: Float[Tensor, "sentences src dim"]) -> None:
-        self.like, self.sentences = memory_states.new_empty(0), len(memory_states)
+        self.like, self.sentences, self.places = memory_states.new_empty(0), len(memory_states), Places()
         self.width, self.position, self.used, self.room = 1, 0, 0, FIRST
+        self._alone = self._unseen()
         self._bias: Float[Tensor, "sentences width room"] | None = None  # None: each row sees all that is in use
 
     @property
-    def bias(self) -> Float[Tensor, "sentences width used"] | None:
-        """What is added to the scores of the slots in use."""
-        return None if self._bias is None else self._bias[:, :, : self.used]
+    def looked_at(self) -> int:
+        """Count the slots that rows look at.
+
+        With one row a sentence it is the whole room: what lies side by side is read several times as quickly as what
+        has gaps.
+        """
+        return self.room if self._bias is None else no_fewer(self.used)
+
+    @property
+    def bias(self) -> Float[Tensor, "#sentences width places"]:
+        """What is added to the scores of the slots that are looked at; those not yet in use are seen by none."""
+        if self._bias is None:
+            return self._alone
+        seen = self._bias[:, :, : self.used]
+        beyond = self.looked_at - self.used
+        return functional.pad(seen, (0, beyond), value=-math.inf) if beyond else seen
 
     def advance(self, keep: Keep) -> slice:
         """Give the slots of the next position; `keep` is told what the stores are to keep where there is no room."""
@@ -39,6 +56,8 @@ class Slots:
             self._make_room(keep)
         new = slice(self.used, self.used + self.width)
         self.position, self.used = self.position + 1, new.stop
+        if self._bias is None:
+            self._alone[:, :, new] = 0.0
         return new
 
     def widen(self, width: int, keep: Keep) -> None:
@@ -69,18 +88,26 @@ class Slots:
         # The first later position begins where the slots in use end.
         return ahead.roll(self.used % self.width, dims=1)[:, :room].repeat(self.sentences, 1, 1)
 
+    def _unseen(self) -> Float[Tensor, "1 1 room"]:
+        """A bias for all rows alike, by which they see what is in use."""
+        bias = self.like.new_full((1, 1, self.room), -math.inf)
+        bias[:, :, : self.used] = 0.0
+        return bias
+
     def _make_room(self, keep: Keep) -> None:
         """Forget what no row descends from any more; where that is little, double the room."""
-        kept, order = self.used, None
-        if self._bias is not None:
-            seen = (self._bias[:, :, : self.used] == 0.0).any(dim=1)
-            kept = int(seen.sum(dim=1).max())
-            order = seen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :kept]
+        if self._bias is None:
+            self.room += self.room // 2
+            self._alone = self._unseen()
+            keep(None, self.room)
+            return
+        seen = (self._bias[:, :, : self.used] == 0.0).any(dim=1)
+        kept = int(seen.sum(dim=1).max())
+        order = seen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :kept]
         while kept + self.width > self.room // 2:
             self.room *= 2
-        if self._bias is not None and order is not None:
-            old = self._bias.gather(2, order[:, None].expand(-1, self.width, -1))
-            self.used = kept
-            self._bias = self._fresh(self.room)
-            self._bias[:, :, :kept] = old
+        old = self._bias.gather(2, order[:, None].expand(-1, self.width, -1))
+        self.used = kept
+        self._bias = self._fresh(self.room)
+        self._bias[:, :, :kept] = old
         keep(order, self.room)

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from itda.nn.interface import Decoded, Engine, Memory, Walk
 from itda.nn.multihead import CrossAttention, KeyValues, SelfAttention
+from itda.nn.product import Linear, linear_plus
 from itda.nn.ssru import SSRU
+from itda.nn.walks.looking import Bias, Places, Values, attend, no_fewer
 from itda.nn.walks.slots import FIRST, Slots
 
 if TYPE_CHECKING:
-    from itda.nn.transformer import DecoderLayer, TransformerDecoder
+    from itda.nn.transformer import DecoderLayer, Residual, TransformerDecoder
 
-Values = Float[Tensor, "sentences width dim"]
-Heads = Float[Tensor, "sentences heads width head_dim"]
-Bias = Float[Tensor, "groups #queries places"]  # groups: key heads of all sentences
+IDENTITY = nn.Identity()
 
 
 class TransformerEngine(Engine):
@@ -37,13 +37,10 @@ class TransformerWalk(Walk):
 
     def __init__(self, decoder: TransformerDecoder, memory: Memory, weights: bool) -> None:
         self.decoder, self.memory, self.weights = decoder, memory, weights
-        self.slots = Slots(memory.states)
+        self.slots, self.places = Slots(memory.states), Places()
         self.pasts = [_past(layer, memory) for layer in decoder.layers]
-        self.keys: list[KeyValues] = []
-        for layer in decoder.layers:
-            key, value = layer.cross.keys(memory.states)
-            # Read again at each step, so laid out once in the order in which they are read.
-            self.keys.append((key.contiguous(), value.contiguous()))
+        # Read again at each step, so laid out once in the order in which they are read.
+        self.keys = [tuple(map(_laid_out, layer.cross.keys(memory.states))) for layer in decoder.layers]
         self._lay_out_padding()
 
     def step(self, previous: Int[Tensor, " rows"]) -> Decoded:
@@ -52,14 +49,15 @@ class TransformerWalk(Walk):
         values = decoder.entrance(decoder.embed(previous)[:, None], slots.position)
         values = values.view(len(self.memory.mask), self.width, -1)
         new, alpha = slots.advance(self._keep), None
-        biases: dict[int, Bias | None] = {}
+        biases: dict[int, Bias] = {}
         for number, (layer, past, keys) in enumerate(zip(decoder.layers, self.pasts, self.keys, strict=True)):
             first, second, third = layer.residuals
-            values = first.leave(values, past.step(first.enter(values), slots, new, biases))
+            values = _leave(first, values, *past.step(first.enter(values), slots, new, biases))
             look = self.weights and number == len(self.pasts) - 1
             answer, alpha = self._look(layer.cross, second.enter(values), keys, look)
-            values = second.leave(values, answer)
-            values = third.leave(values, layer.feed_forward(third.enter(values)))
+            values = _leave(second, values, layer.cross.output, answer)
+            feed_forward = layer.feed_forward
+            values = _leave(third, values, feed_forward.output, feed_forward.widen(third.enter(values)))
         features = decoder.output(decoder.norm(values)).flatten(0, 1)[:, None]
         if alpha is None:
             return Decoded(features)
@@ -89,45 +87,25 @@ class TransformerWalk(Walk):
             past.widen(width)
 
     def _look(self, cross: CrossAttention, values: Values, keys: KeyValues, look: bool) -> tuple[Values, Tensor | None]:
-        """Attend to the memory."""
-        answer, weights = attend(cross.queries(values), *keys, self.padding)
-        alpha = weights.view(len(values), cross.num_heads, *values.shape[1:2], -1).mean(dim=1) if look else None
-        return cross.output(answer), alpha
+        """Attend to the memory: what its map of answers is to read, and alpha."""
+        answer, weights = attend(cross.queries(values), *keys, keys[0].shape[2], self.padding, self.places)
+        if not look:
+            return answer, None
+        alpha = weights.view(len(values), cross.num_heads, *values.shape[1:2], -1).mean(dim=1)
+        return answer, alpha[:, :, : self.memory.mask.shape[1]]
 
     def _lay_out_padding(self) -> None:
         """Keep the bias of padding as the scores are laid out; None where there is no padding."""
-        mask, heads = self.memory.mask, self.keys[0][0].shape[1]
+        mask, (heads, places) = self.memory.mask, self.keys[0][0].shape[1:3]
         self.padding: Bias | None = None
-        if not bool(mask.all()):
-            bias = torch.zeros(mask.shape, dtype=self.memory.states.dtype, device=mask.device)
-            self.padding = bias.masked_fill_(~mask, -torch.inf).repeat_interleave(heads, dim=0)[:, None]
+        if mask.shape[1] < places or not bool(mask.all()):
+            bias = self.memory.states.new_full((len(mask), places), -torch.inf)
+            bias[:, : mask.shape[1]].masked_fill_(mask, 0.0)
+            self.padding = bias.repeat_interleave(heads, dim=0)[:, None]
 
     def _keep(self, order: Int[Tensor, "sentences kept"] | None, room: int) -> None:
         for past in self.pasts:
             past.keep(order, room)
-
-
-def attend(
-    query: Heads,
-    key: Float[Tensor, "sentences kv_heads places head_dim"],
-    value: Float[Tensor, "sentences kv_heads places head_dim"],
-    bias: Bias | None,
-) -> tuple[Values, Float[Tensor, "groups queries places"]]:
-    """Let all rows of a sentence look at its places: their answers, heads side by side, and the weights.
-
-    Query heads that share a key head are further queries of it. Written out, because torch's kernel is made for many
-    queries, and has few here.
-    """
-    sentences, heads, width, size = query.shape
-    groups = sentences * key.shape[1]
-    folded = query.reshape(groups, -1, size)
-    keys, values = key.reshape(groups, -1, size), value.reshape(groups, -1, size)
-    beta = 1.0 if bias is not None else 0.0
-    start = query.new_zeros(1, 1, 1) if bias is None else bias
-    scores = torch.baddbmm(start, folded, keys.transpose(1, 2), beta=beta, alpha=size**-0.5)
-    weights = torch.softmax(scores, dim=2)
-    answer = torch.bmm(weights, values).view(sentences, heads, width, size)
-    return answer.transpose(1, 2).flatten(2), weights
 
 
 class Written:
@@ -136,19 +114,19 @@ class Written:
     def __init__(self, attention: SelfAttention, like: Float[Tensor, "sentences src dim"], room: int) -> None:
         self.attention, shape = attention, (len(like), attention.num_kv_heads, room, attention.head_dim)
         dtype = attention.map.weight.dtype
-        self.key, self.value = like.new_empty(shape, dtype=dtype), like.new_empty(shape, dtype=dtype)
+        # What was not written yet may be looked at, with a weight of 0, so it must be a number.
+        self.key, self.value = like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype)
 
-    def step(self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias | None]) -> Values:
-        """Write what each row adds, and let it look at its past."""
-        attention, sentences = self.attention, len(values)
-        projected = attention.project(values.reshape(-1, 1, values.shape[2]), slots.position - 1)
-        query, key, value = (part[:, :, 0].unflatten(0, (sentences, -1)).transpose(1, 2) for part in projected)
+    def step(self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias]) -> tuple[nn.Module, Values]:
+        """Write what each row adds, and let it look at its past: the map of answers, and what it is to read."""
+        attention = self.attention
+        query, key, value = attention.project_rows(values, slots.position - 1)
         self.key[:, :, new], self.value[:, :, new] = key, value
         if attention.num_heads not in biases:
             biases[attention.num_heads] = _for_heads(slots.bias, attention.num_heads, attention.num_kv_heads)
-        used = slice(slots.used)
-        answer, _ = attend(query, self.key[:, :, used], self.value[:, :, used], biases[attention.num_heads])
-        return attention.output(answer)
+        bias = biases[attention.num_heads]
+        answer, _ = attend(query, self.key, self.value, slots.looked_at, bias, slots.places)
+        return attention.output, answer
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Leave all where it is: the slots know whose it is."""
@@ -171,10 +149,10 @@ class Recurrence:
     def __init__(self, mixer: SSRU, like: Float[Tensor, "sentences src dim"]) -> None:
         self.mixer, self.cache = mixer, mixer.start(like[:, :1])
 
-    def step(self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias | None]) -> Values:
-        """One more position."""
+    def step(self, values: Values, slots: Slots, new: slice, biases: dict[int, Bias]) -> tuple[nn.Module, Values]:
+        """One more position; its answer is the branch's."""
         answer, self.cache = self.mixer.step(values.reshape(-1, 1, values.shape[2]), self.cache)
-        return answer.view(values.shape)
+        return IDENTITY, answer.view(values.shape)
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         """Let row i go on from what row `rows[i]` was."""
@@ -199,10 +177,30 @@ def _past(layer: DecoderLayer, memory: Memory) -> Written | Recurrence:
     )
 
 
-def _for_heads(bias: Tensor | None, num_heads: int, num_kv_heads: int) -> Bias | None:
+def _leave(
+    residual: Residual, values: Values, output: nn.Module, answer: Float[Tensor, "sentences width inner"]
+) -> Values:
+    """The sum of a branch's input and its answer, mapped by `output`: one product where it can be."""
+    if isinstance(output, Linear):
+        total = linear_plus(answer, output.weight, output.bias, values)
+    else:
+        total = values + output(answer)
+    return total if residual.norm_first else residual.norm(total)
+
+
+def _laid_out(keys: Tensor) -> Tensor:
+    """A store as wide as what is looked at; beyond the memory it holds zeros."""
+    sentences, heads, places, size = keys.shape
+    made = keys.new_empty(sentences, heads, no_fewer(places), size)
+    made[:, :, :places] = keys
+    made[:, :, places:] = 0.0
+    return made
+
+
+def _for_heads(bias: Float[Tensor, "#sentences width places"], num_heads: int, num_kv_heads: int) -> Bias:
     """Repeat what holds for a row for each of its heads, in the order of the scores."""
-    if bias is None:
-        return None
+    if bias.shape[1] == 1:  # the same for all
+        return bias
     sentences, width, places = bias.shape
     wanted = (sentences, num_kv_heads, num_heads // num_kv_heads, width, places)
     return bias[:, None, None].expand(wanted).reshape(sentences * num_kv_heads, -1, places)
@@ -210,7 +208,7 @@ def _for_heads(bias: Tensor | None, num_heads: int, num_kv_heads: int) -> Bias |
 
 def _moved(store: Tensor, order: Tensor | None, room: int) -> Tensor:
     """A store with this room that begins with some slots of another."""
-    made = store.new_empty(*store.shape[:2], room, store.shape[3])
+    made = store.new_zeros(*store.shape[:2], room, store.shape[3])
     if order is None:
         made[:, :, : min(room, store.shape[2])] = store[:, :, :room]
         return made
