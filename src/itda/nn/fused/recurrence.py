@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from itda.nn.fused.cells import over_time, trace_cell
+from itda.nn.fused.cells import over_time
+from itda.nn.fused.shelf import borrow
 
+FIRST = 10  # where the first state stands among the arguments of the function
 Maps = tuple[Tensor, Tensor, Tensor, Tensor]  # of the input and of the state before: weight, bias, weight, bias
 
 
@@ -30,7 +32,7 @@ class Feedback:
 
 
 class _Recurrence(torch.autograd.Function):
-    """All states, and those after `ends` steps (None: after the last)."""
+    """All states, and those after `ends` steps (None: after the last); no `first` state: zeros."""
 
     @staticmethod
     def forward(
@@ -38,25 +40,27 @@ class _Recurrence(torch.autograd.Function):
         in_bias: Tensor, weight: Tensor, bias: Tensor, out_weight: Tensor | None, out_bias: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        steps = len(values)
-        cell = trace_cell(steps, first, weight, bias)
+        steps, rows, _ = values.shape
+        cell, loan = borrow(steps, rows, weight)
+        cell.begin(first, weight, bias)
         input_bias, turned = cell.input_bias(in_bias), in_weight.t()
         torch.addmm(input_bias, values.flatten(0, 1), turned, out=cell.act.flatten(0, 1))
-        own = [False] * steps if shown is None else [False, *(~shown[1:]).any(1).tolist()]
+        own = [0] * steps if shown is None else [0, *(~shown[1:]).sum(1).tolist()]  # rows that are fed what they say
         fed, keeps = values, None
         if any(own):
             fed, keeps = values.clone(), shown[..., None].to(values.device)
         for t in range(steps):
             if own[t]:
                 said = torch.addmm(out_bias, cell.hiddens[t], out_weight.t())
-                torch.where(keeps[t], values[t], said, out=fed[t])
-                torch.addmm(input_bias, fed[t], turned, out=cell.act[t])
+                fed[t] = said if own[t] == rows else torch.where(keeps[t], values[t], said)
+                torch.addmm(input_bias, fed[t], turned, out=cell.acts[t])
             cell.advance(t)
         if keep:
-            ctx.cell, ctx.own, ctx.keeps, ctx.fed, ctx.ends = cell, own, keeps, fed, ends
+            ctx.cell, ctx.loan, ctx.own, ctx.keeps, ctx.fed, ctx.ends = cell, loan, own, keeps, fed, ends
             ctx.save_for_backward(in_weight, out_weight)
             ctx.set_materialize_grads(False)
-        return cell.hidden[1:], *(_last(part, ends) for part in cell.state)
+        states = cell.hidden[1:]
+        return states.clone() if loan else states, *(_last(part, ends) for part in cell.state)
 
     @staticmethod
     @once_differentiable
@@ -64,14 +68,20 @@ class _Recurrence(torch.autograd.Function):
         cell, own, (in_weight, out_weight) = ctx.cell, ctx.own, ctx.saved_tensors
         cell.start_backward()
         given = [None] * len(own) if d_states is None else d_states.unbind()
+        to_first = any(ctx.needs_input_grad[FIRST:])
         d_hidden = torch.zeros_like(cell.hiddens[0]) if given[-1] is None else given[-1].clone()
         d_said = torch.zeros_like(ctx.fed) if any(own) else None
         for t in reversed(range(len(own))):
             if ctx.ends is not None or t == len(own) - 1:
                 _arrive(t + 1, ctx.ends, d_last, (d_hidden, *cell.carried))
+            if not t and not to_first:
+                cell.enter(t, d_hidden)
+                break
             d_hidden = cell.retreat(t, d_hidden, given[t - 1] if t else None)
             if own[t]:
-                torch.mm(cell.d_act[t], in_weight, out=d_said[t]).masked_fill_(ctx.keeps[t], 0.0)
+                torch.mm(cell.d_acts[t], in_weight, out=d_said[t])
+                if own[t] < len(d_hidden):
+                    d_said[t].masked_fill_(ctx.keeps[t], 0.0)
                 d_hidden.addmm_(d_said[t], out_weight)
         d_values, d_out_weight, d_out_bias = None, None, None
         if ctx.needs_input_grad[3]:
@@ -82,9 +92,10 @@ class _Recurrence(torch.autograd.Function):
             d_out_weight, d_out_bias = over_time(d_said, cell.hidden[:-1]), d_said.sum((0, 1))
         d_weight, d_bias = cell.weight_gradients()
         d_in_bias = cell.d_act.sum((0, 1))
+        d_first = cell.first_gradients(d_hidden) if to_first else [None] * len(ctx.needs_input_grad[FIRST:])
         return (
             None, None, None, d_values, over_time(cell.d_act, ctx.fed), d_in_bias, d_weight,
-            d_in_bias if d_bias is None else d_bias, d_out_weight, d_out_bias, *cell.first_gradients(d_hidden),
+            d_in_bias if d_bias is None else d_bias, d_out_weight, d_out_bias, *d_first,
         )  # fmt: skip
 
 
@@ -109,12 +120,12 @@ def recurrence(
 ) -> tuple[Float[Tensor, "time rows dim"], tuple[Float[Tensor, "rows dim"], ...]]:
     """Run an LSTM or a GRU over time: all hidden states, and the whole state of each row after `ends` steps.
 
-    `maps` are weight and bias of the input and of the state before, as torch's kernels have them. Second derivatives
+    `first` is the state before, or () for zeros. `maps` are weight and bias of the input and of the state before, as torch's kernels have them. Second derivatives
     are not offered.
     """
     keep, weight = torch.is_grad_enabled(), maps[2]
     shown, *out = (feedback.shown, feedback.weight, feedback.bias) if feedback else (None, None, None)
-    if values.dtype != weight.dtype or first[0].dtype != weight.dtype:  # computed under autocast
+    if any(tensor.dtype != weight.dtype for tensor in (values, *first)):  # computed under autocast
         values, *first = (tensor.to(weight.dtype) for tensor in (values, *first))
     if torch.is_autocast_enabled(weight.device.type):
         with torch.autocast(weight.device.type, enabled=False):
