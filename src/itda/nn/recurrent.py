@@ -35,11 +35,6 @@ def last_real(states: States, mask: Mask | None) -> Float[Tensor, "rows dim"]:
     return states[torch.arange(len(states), device=states.device), last]
 
 
-def is_whole(mask: Mask) -> bool:
-    """Whether nothing is padded; said on a CPU only, since asking another device would wait for it."""
-    return mask.device.type == "cpu" and bool(mask.all())
-
-
 def blank(values: States, mask: Mask | None) -> States:
     """Zeros on padding; None: there is none."""
     return values if mask is None else values.masked_fill(~mask[..., None], 0.0)
@@ -233,7 +228,7 @@ class RecurrentEncoder(Encoder):
 
     def forward(self, src: Side) -> Memory:
         """Encode; the summary holds, for each layer, (hidden,) or (hidden, cell) after the last real position."""
-        mask = None if is_whole(src.mask) else src.mask
+        mask = None if src.whole else src.mask
         # Only what is finite and small can be shut out by a saturated gate, so padding is blanked before it is read.
         values = self.dropout(blank(self.embed(src.values), mask))
         summary = []

@@ -99,6 +99,11 @@ class LSTMTrace:
         """Of the recurrent weight, and of its bias, which is part of the input side."""
         return over_time(self.d_act, self.hidden[:-1]), None
 
+    def map_gradients(self, values: Float[Tensor, "time rows input"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of weight and bias of the input, which read `values`, and of the state before."""
+        d_bias = self.d_act.sum((0, 1))
+        return over_time(self.d_act, values), d_bias, self.weight_gradients()[0], d_bias
+
     def first_gradients(self, d_hidden: Rows) -> tuple[Rows, Rows]:
         """Of the first state, after the last `retreat`, which gave `d_hidden`."""
         return d_hidden, self.d_cell.clone()
@@ -199,6 +204,10 @@ class GRUTrace:
     def weight_gradients(self) -> tuple[Tensor, Tensor]:
         """Of the recurrent weight and its bias."""
         return over_time(self.d_recurrent, self.hidden[:-1]), self.d_recurrent.sum((0, 1))
+
+    def map_gradients(self, values: Float[Tensor, "time rows input"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of weight and bias of the input, which read `values`, and of the state before."""
+        return over_time(self.d_act, values), self.d_act.sum((0, 1)), *self.weight_gradients()
 
     def first_gradients(self, d_hidden: Rows) -> tuple[Rows]:
         """Of the first state, after the last `retreat`, which gave `d_hidden`."""

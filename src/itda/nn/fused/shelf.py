@@ -16,6 +16,7 @@ from itda.nn.fused.cells import CellTrace, new_trace
 
 SMALL = 1 << 16  # gates of a trace that is kept
 SHAPES = 16  # of how many shapes: with one more, all are given up
+EACH = 8  # how many of a shape
 
 _idle: dict[Any, list[CellTrace]] = {}
 
@@ -29,7 +30,8 @@ class Loan:
     def __del__(self) -> None:
         """Give it back, without the weights."""
         del self.trace.weight, self.trace.turned, self.trace.bias
-        self.home.append(self.trace)
+        if len(self.home) < EACH:
+            self.home.append(self.trace)
 
 
 def borrow(steps: int, rows: int, weight: Float[Tensor, "gates dim"]) -> tuple[CellTrace, Loan | None]:
