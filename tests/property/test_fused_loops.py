@@ -7,8 +7,7 @@ import torch
 from zoo import DEEP, FEW, RECURRENT_DECODERS, ZOO, batch_of, fresh, model_of, stepped
 
 from itda.nn.embedding import SequenceDropout
-from itda.nn.fused import loops
-from itda.nn.fused import shelf
+from itda.nn.fused import loops, shelf
 from itda.nn.fused.cells import GRUTrace, LSTMTrace
 
 FUSED = {name: kind for name, kind in ZOO.items() if kind.decoder in ("bahdanau", "feeding") and kind.layers == 1}

@@ -20,6 +20,7 @@ class Lists(NamedTuple):
     averages: list[Tensor]
     squares: list[Tensor]
     steps: list[Tensor]
+    counts: Tensor  # what `steps` are views of, so that one call counts for all
 
 
 class _Direct(torch.optim.Optimizer):
@@ -58,7 +59,7 @@ class _Direct(torch.optim.Optimizer):
         if not self._lists:
             return super().step()
         for group, lists, own in zip(self.param_groups, self._lists, grads, strict=True):
-            torch._foreach_add_(lists.steps, 1.0)
+            lists.counts.add_(1.0)
             beta1, beta2 = group["betas"]
             type(self).kernel(
                 lists.params, own, lists.averages, lists.squares, [], lists.steps, lr=group["lr"], beta1=beta1,
@@ -76,12 +77,15 @@ class _Direct(torch.optim.Optimizer):
         plain = [group["fused"] and not (group["amsgrad"] or group["maximize"]) for group in self.param_groups]
         if len(kinds) > 1 or ("cpu", torch.float32) not in kinds or not all(plain):
             return []
-        states = [[self.state[param] for param in group["params"]] for group in self.param_groups]
-        names = ("exp_avg", "exp_avg_sq", "step")
-        return [
-            Lists(list(group["params"]), *([state[name] for state in some] for name in names))
-            for group, some in zip(self.param_groups, states, strict=True)
-        ]
+        return [self._lists_of(group["params"]) for group in self.param_groups]
+
+    def _lists_of(self, params: list[Tensor]) -> Lists:
+        states = [self.state[param] for param in params]
+        counts = torch.stack([state["step"] for state in states])
+        for state, count in zip(states, counts.unbind(), strict=True):
+            state["step"] = count
+        averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        return Lists(list(params), averages, squares, steps, counts)
 
 
 class Adam(_Direct, torch.optim.Adam):

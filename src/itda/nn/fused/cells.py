@@ -34,15 +34,23 @@ class LSTMTrace:
         self.cell = weight.new_empty(steps + 1, rows, dim)
         self.tanh = weight.new_empty(steps, rows, dim)  # of the cell
         self.acts, self.hiddens, self.cells = self.act.unbind(), self.hidden.unbind(), self.cell.unbind()
-        self.gates = i, f, g, o = self.act.chunk(4, dim=2)
-        self.each = by_step(self.act, self.act[..., : 2 * dim], i, f, g, o, self.tanh)
-        self.state = (self.hidden, self.cell)
+        i, f, g, o = self.act.chunk(4, dim=2)
+        # Where calls cost more than numbers, all four go through one sigmoid, and the tanh of one is kept elsewhere.
+        small = block_of(self.tanh[0]) > 1
+        new = torch.empty_like(self.tanh) if small else g
+        sigmoids = zip(
+            *(part.unbind() for part in ((self.act,) if small else (self.act[..., : 2 * dim], o))), strict=True
+        )
+        self.gates = i, f, new, o
+        self.each = list(zip(sigmoids, by_step(self.act, i, f, g, new, o, self.tanh), strict=True))
+        self.state, self.before = (self.hidden, self.cell), (self.hiddens[0], self.cells[0])
         self.blocks: list[LSTMBlock] = []
 
     def begin(self, first: FirstState, weight: Float[Tensor, "gates dim"], bias: Float[Tensor, " gates"]) -> None:
         """Use these weights, from this state on, or from zeros."""
         self.weight, self.turned, self.bias, self.from_zeros = weight, weight.t(), bias, not first
-        _set_first(self.state, first)
+        for number, part in enumerate(self.before):
+            part.copy_(first[number]) if first else part.zero_()
 
     def input_bias(self, bias: Float[Tensor, " gates"]) -> Float[Tensor, " gates"]:
         """What the input side adds: both biases."""
@@ -50,13 +58,13 @@ class LSTMTrace:
 
     def advance(self, t: int) -> Rows:
         """s_t from s_{t-1}."""
-        act, input_forget, i, f, g, o, tanh = self.each[t]
+        sigmoids, (act, i, f, g, new, o, tanh) = self.each[t]
         if t or not self.from_zeros:
             act.addmm_(self.hiddens[t], self.turned)
-        input_forget.sigmoid_()
-        g.tanh_()
-        o.sigmoid_()
-        cell = torch.mul(f, self.cells[t], out=self.cells[t + 1]).addcmul_(i, g)
+        torch.tanh(g, out=new)
+        for gates in sigmoids:
+            gates.sigmoid_()
+        cell = torch.mul(f, self.cells[t], out=self.cells[t + 1]).addcmul_(i, new)
         torch.tanh(cell, out=tanh)
         return torch.mul(o, tanh, out=self.hiddens[t + 1])
 
@@ -143,13 +151,14 @@ class GRUTrace:
         self.recurrent_new = self.recurrent[..., 2 * dim :]
         gates, recurrent_gates = self.act[..., : 2 * dim], self.recurrent[..., : 2 * dim]
         self.each = by_step(self.recurrent, gates, recurrent_gates, self.recurrent_new, *self.gates)
-        self.state = (self.hidden,)
+        self.state, self.before = (self.hidden,), (self.hiddens[0],)
         self.blocks: list[GRUBlock] = []
 
     def begin(self, first: FirstState, weight: Float[Tensor, "gates dim"], bias: Float[Tensor, " gates"]) -> None:
         """Use these weights, from this state on, or from zeros."""
         self.weight, self.turned, self.bias, self.from_zeros = weight, weight.t(), bias, not first
-        _set_first(self.state, first)
+        for number, part in enumerate(self.before):
+            part.copy_(first[number]) if first else part.zero_()
 
     def input_bias(self, bias: Float[Tensor, " gates"]) -> Float[Tensor, " gates"]:
         """What the input side adds: its own bias."""
@@ -250,15 +259,6 @@ def trace_cell(steps: int, first: tuple[Rows, ...], weight: Tensor, bias: Tensor
     trace = new_trace(steps, len(first[0]), weight)
     trace.begin(first, weight, bias)
     return trace
-
-
-def _set_first(state: tuple[Float[Tensor, "after rows dim"], ...], first: FirstState) -> None:
-    """Write what stands before the first step."""
-    for number, part in enumerate(state):
-        if first:
-            part[0].copy_(first[number])
-        else:
-            part[0].zero_()
 
 
 def by_step(*arrays: Steps) -> list[tuple[Tensor, ...]]:

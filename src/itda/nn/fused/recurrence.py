@@ -93,6 +93,6 @@ def recurrence(
 
 
 def outside_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Compute in the precision of what is given; where autocast is off, torch's context would cost as much as a step."""
+    """Compute in the precision of what is given; where autocast is off, a context would cost as much as a step."""
     on = torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if on else nullcontext()

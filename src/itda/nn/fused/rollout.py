@@ -38,18 +38,21 @@ class _RolloutError(torch.autograd.Function):
         fed, keeps = values, None
         if any(own):
             fed, keeps = values.clone(), shown[..., None].to(values.device)
+        inputs = fed.unbind()
         for t in range(steps):
             if own[t]:
-                said = torch.addmm(out_bias, cell.hiddens[t], output_map)
-                fed[t] = said if own[t] == rows else torch.where(keeps[t], values[t], said)
-                torch.addmm(input_bias, fed[t], input_map, out=cell.acts[t])
+                torch.addmm(out_bias, cell.hiddens[t], output_map, out=inputs[t])
+                if own[t] < rows:
+                    torch.where(keeps[t], values[t], inputs[t], out=inputs[t])
+                torch.addmm(input_bias, inputs[t], input_map, out=cell.acts[t])
             cell.advance(t)
         errors = torch.addmm(out_bias, cell.hidden[1:].flatten(0, 1), output_map).sub_(target.flatten(0, 1))
         if mask is not None:
             errors.masked_fill_(~mask.flatten()[:, None], 0.0)
         ctx.cell, ctx.loan, ctx.own, ctx.fed, ctx.keeps = cell, loan, own, fed, keeps
         ctx.save_for_backward(in_weight, out_weight, errors)
-        return torch.dot(errors.flatten(), errors.flatten()) / len(out_bias)
+        numbers = errors.flatten()
+        return torch.dot(numbers, numbers) / len(out_bias)
 
     @staticmethod
     @once_differentiable
@@ -58,7 +61,7 @@ class _RolloutError(torch.autograd.Function):
         cell.start_backward()
         d_outputs = (errors * (scale * (2 / len(out_weight)))).view(*cell.act.shape[:2], -1)
         d_states = (d_outputs @ out_weight).unbind()
-        d_hidden, to_first = d_states[-1], any(ctx.needs_input_grad[FIRST:])
+        d_output, d_hidden, to_first = d_outputs.unbind(), d_states[-1], any(ctx.needs_input_grad[FIRST:])
         for t in reversed(range(len(own))):
             if not t and not to_first:
                 cell.enter(t, d_hidden)
@@ -69,7 +72,7 @@ class _RolloutError(torch.autograd.Function):
                 if own[t] < len(d_said):
                     d_said.masked_fill_(ctx.keeps[t], 0.0)
                 d_hidden.addmm_(d_said, out_weight)
-                d_outputs[t - 1] += d_said
+                d_output[t - 1].add_(d_said)
         d_values = None
         if ctx.needs_input_grad[3]:
             d_values = cell.d_act @ in_weight
