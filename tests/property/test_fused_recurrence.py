@@ -134,6 +134,20 @@ def test_two_graphs_at_a_time_share_nothing(cell, monkeypatch):
     assert shelf.idle() == 4
 
 
+@both
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_is_given_out_outlives_its_graph(cell, grad):
+    """The next pass writes over what the shelf has, not over what somebody kept of the one before."""
+    _, (values, _, _, *maps) = rolling(*layer(cell), None)
+    with torch.set_grad_enabled(grad):
+        states, last = recurrence(values, (), tuple(maps[:4]))
+        kept = [part.detach() for part in (states, *last)]
+        copies = [part.clone() for part in kept]
+        del states, last
+        recurrence(2 * values, (), tuple(maps[:4]))
+    assert all(torch.equal(one, other) for one, other in zip(kept, copies, strict=True))
+
+
 def test_what_waits_on_the_shelf_holds_no_weights():
     run, given = rolling(*layer("lstm"), None)
     weight = weakref.ref(given[5])
