@@ -6,6 +6,7 @@ one: `tgt_in` starts with bos (a zero vector for real-valued sequences), `tgt_ou
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,12 +18,22 @@ PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 
 
+def is_whole(mask: Bool[Tensor, "batch length"]) -> bool:
+    """Whether nothing is padded; said on a CPU only, since asking another device would wait for it."""
+    return mask.device.type == "cpu" and bool(mask.all())
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Token ids of a batch of sentences, padded on the right."""
 
     ids: Int[Tensor, "batch length"]
     mask: Bool[Tensor, "batch length"]
+
+    @functools.cached_property
+    def whole(self) -> bool:
+        """Whether nothing is padded, where that is known without waiting for a device."""
+        return is_whole(self.mask)
 
     @property
     def values(self) -> Int[Tensor, "batch length"]:
@@ -40,6 +51,11 @@ class Vectors:
 
     values: Float[Tensor, "batch length dim"]
     mask: Bool[Tensor, "batch length"]
+
+    @functools.cached_property
+    def whole(self) -> bool:
+        """Whether nothing is padded, where that is known without waiting for a device."""
+        return is_whole(self.mask)
 
     def to(self, device: torch.device | str) -> Vectors:
         """Move both tensors to `device`."""

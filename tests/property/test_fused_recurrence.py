@@ -1,5 +1,7 @@
 """A recurrent layer as one function, fed its own predictions or not, is its steps: values, and every gradient."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -8,8 +10,9 @@ from torch import nn
 from zoo import ZOO, batch_of, close, drawn, fresh, model_of, on_sides, padded, randomize
 
 from itda.nn.embedding import SequenceDropout
-from itda.nn.fused import cells
-from itda.nn.fused.recurrence import Feedback, recurrence
+from itda.nn.fused import cells, shelf
+from itda.nn.fused.recurrence import recurrence
+from itda.nn.fused.rollout import rollout_error
 from itda.nn.fused.squared_error import linear_squared_error
 from itda.nn.recurrent import GRUCell, LSTMCell, first_state
 from itda.training.rollout import exact_rollout, stepwise
@@ -48,7 +51,7 @@ def test_a_rollout_in_one_function_is_the_step_by_step_one(kind, granularity, ra
     with monkeypatch.context() as patch:
         patch.setattr("itda.training.rollout.stepwise", refuse)
         got = rolled(model, batch, ratio, granularity)
-    monkeypatch.setattr(type(model.decoder), "rollout", lambda *_arguments: None)
+    monkeypatch.setattr(type(model.decoder), "rollout_error", lambda *_arguments: None)
     expected = rolled(model, batch, ratio, granularity)
     assert got.keys() == expected.keys()
     for name, value in expected.items():
@@ -59,23 +62,22 @@ def test_a_rollout_in_one_function_is_the_step_by_step_one(kind, granularity, ra
 def test_the_first_input_is_never_replaced(kind):
     """Whatever the coin of position 0 says."""
     model, batch = model_of(kind), batch_of(kind)
-    memory, said = model.encode(batch.src), model.head.affine()
-    shown = torch.zeros(batch.tgt_in.mask.shape, dtype=torch.bool)
+    memory, shown = model.encode(batch.src), torch.zeros(batch.tgt_in.mask.shape, dtype=torch.bool)
     close(
-        model.decoder.rollout(batch.tgt_in, memory, shown, said).features,
-        stepwise(model, batch.tgt_in, memory, shown).features,
+        model.head.rollout_loss(model.decoder, batch, memory, shown).nll,
+        model.head.loss(stepwise(model, batch.tgt_in, memory, shown), batch.tgt_out, memory).nll,
     )
+
+
+def offered(model, batch):
+    """Whether the quick way is there."""
+    shown = torch.ones(batch.tgt_in.mask.shape, dtype=torch.bool)
+    return model.head.rollout_loss(model.decoder, batch, model.encode(batch.src), shown) is not None
 
 
 def test_who_offers_a_rollout():
     """Decoders of vectors with one layer that drop nothing; all others go step by step."""
-    taken = set()
-    for name, kind in ZOO.items():
-        model, batch = model_of(kind), batch_of(kind)
-        shown = torch.ones(batch.tgt_in.mask.shape, dtype=torch.bool)
-        if model.decoder.rollout(batch.tgt_in, model.encode(batch.src), shown, model.head.affine()) is not None:
-            taken.add(name)
-    assert taken == set(QUICK)
+    assert {name for name, kind in ZOO.items() if offered(model_of(kind), batch_of(kind))} == set(QUICK)
 
 
 @quick
@@ -84,10 +86,92 @@ def test_a_decoder_that_drops_goes_step_by_step(kind):
     for module in model.modules():
         if isinstance(module, SequenceDropout):
             module.rate = 0.4
-    memory, shown = model.encode(batch.src), torch.ones(batch.tgt_in.mask.shape, dtype=torch.bool)
-    assert model.decoder.rollout(batch.tgt_in, memory, shown, model.head.affine()) is None
-    model.eval()
-    assert model.decoder.rollout(batch.tgt_in, memory, shown, model.head.affine()) is not None
+    assert not offered(model, batch)
+    assert offered(model.eval(), batch)
+
+
+COINS = torch.tensor([[True, True], [False, True], [False, False], [True, True]])
+
+
+def rolling(cell, output, values, first, mask):
+    """The error of a rollout as a function of all that has a gradient, and what that is."""
+    target = drawn(*values.shape)
+
+    def run(values, weight, bias, *rest):
+        return rollout_error(values, COINS, rest[4:], rest[:4], (weight, bias), target, mask)
+
+    return run, (values, output.weight, output.bias, *cell.kernel_maps(), *first)
+
+
+@both
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("zeros", [False, True], ids=["given", "zeros"])
+def test_a_rollout_passes_gradcheck(cell, padded, zeros):
+    """Against finite differences; with coins that differ from row to row, from a given state and from zeros."""
+    cell, output, values, first = layer(cell)
+    mask = torch.arange(4)[:, None] < torch.tensor([2, 4]) if padded else None
+    run, given = rolling(cell, output, values, () if zeros else first, mask)
+    assert torch.autograd.gradcheck(run, given)
+
+
+@both
+def test_two_graphs_at_a_time_share_nothing(cell, monkeypatch):
+    """What one pass keeps is not written over by the next as long as its graph lives; then it is used again."""
+    monkeypatch.setattr(shelf, "_idle", {})
+    run, given = rolling(*layer(cell), None)
+    expected = torch.autograd.grad(run(*given), given)
+    assert shelf.idle() == 1
+    one, other = run(*given), run(*(2 * part for part in given))
+    states = recurrence(given[0], given[7:], given[3:7])[0]
+    kept = states.detach().clone()
+    recurrence(2 * given[0], given[7:], given[3:7])
+    for _ in range(2):  # the way back may be gone twice
+        for found, wanted in zip(torch.autograd.grad(one, given, retain_graph=True), expected, strict=True):
+            assert torch.equal(found, wanted)
+    assert torch.equal(states, kept)
+    assert shelf.idle() == 1
+    del one, other, states
+    assert shelf.idle() == 4
+
+
+@both
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_is_given_out_outlives_its_graph(cell, grad):
+    """The next pass writes over what the shelf has, not over what somebody kept of the one before."""
+    _, (values, _, _, *maps) = rolling(*layer(cell), None)
+    with torch.set_grad_enabled(grad):
+        states, last = recurrence(values, (), tuple(maps[:4]))
+        kept = [part.detach() for part in (states, *last)]
+        copies = [part.clone() for part in kept]
+        del states, last
+        recurrence(2 * values, (), tuple(maps[:4]))
+    assert all(torch.equal(one, other) for one, other in zip(kept, copies, strict=True))
+
+
+def test_what_waits_on_the_shelf_holds_no_weights():
+    run, given = rolling(*layer("lstm"), None)
+    weight = weakref.ref(given[5])
+    run(*given).backward()
+    del run, given
+    gc.collect()
+    assert weight() is None
+
+
+def test_the_shelf_is_small(monkeypatch):
+    """Few shapes, few of each, and nothing large."""
+    monkeypatch.setattr(shelf, "_idle", {})
+    cell = randomize(CELLS["gru"](2, 3))
+    for rows in range(1, 2 * shelf.SHAPES):
+        recurrence(drawn(3, rows, 2), (), cell.kernel_maps())
+        assert shelf.idle() <= shelf.SHAPES
+    monkeypatch.setattr(shelf, "_idle", {})
+    values = drawn(3, 1, 2, grad=True)
+    graphs = [recurrence(values, (), cell.kernel_maps()) for _ in range(2 * shelf.EACH)]
+    del graphs
+    assert shelf.idle() == shelf.EACH
+    before = shelf.idle()
+    recurrence(drawn(shelf.SMALL // 9 + 1, 1, 2), (), cell.kernel_maps())
+    assert shelf.idle() == before
 
 
 # --- the layer ---------------------------------------------------------------------------------------------------
@@ -102,17 +186,17 @@ def layer(kind, dim=3, said=2):
 
 @both
 @pytest.mark.parametrize("ends", [None, [2, 4]], ids=["whole", "padded"])
-def test_it_passes_gradcheck(cell, ends):
-    """Against finite differences, of all states and of the last ones; with coins that differ from row to row."""
-    cell, output, values, first = layer(cell)
-    shown = torch.tensor([[True, True], [False, True], [False, False], [True, True]])
+@pytest.mark.parametrize("zeros", [False, True], ids=["given", "zeros"])
+def test_it_passes_gradcheck(cell, ends, zeros):
+    """Against finite differences, of all states and of the last ones; from a given state and from zeros."""
+    cell, _, values, first = layer(cell)
     ends = None if ends is None else torch.tensor(ends)
 
-    def run(values, weight, bias, *rest):
-        states, last = recurrence(values, rest[4:], rest[:4], ends, Feedback(shown, weight, bias))
+    def run(values, *rest):
+        states, last = recurrence(values, rest[4:], rest[:4], ends)
         return states, *last
 
-    assert torch.autograd.gradcheck(run, (values, output.weight, output.bias, *cell.kernel_maps(), *first))
+    assert torch.autograd.gradcheck(run, (values, *cell.kernel_maps(), *(() if zeros else first)))
 
 
 @both

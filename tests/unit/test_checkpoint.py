@@ -16,6 +16,7 @@ from torch import nn
 from itda import durable, weights
 from itda.errors import DamagedFileError, UserError
 from itda.training import checkpoint
+from itda.training.adam import Adam
 from itda.training.checkpoint import Keep
 
 SOURCES = Path(weights.__file__).parent
@@ -40,6 +41,7 @@ class Tied(nn.Module):
 
 KINDS = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+    "direct": lambda p: Adam(p, lr=0.01, fused=True),
     "amsgrad": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.97)),
     "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),

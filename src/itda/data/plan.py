@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,9 @@ class Plan:
         What is skipped is not read or encoded, but for one case: a token budget with sampling, where only the
         sampled lengths say how many batches the pairs make.
         """
+        if self._only is not None:
+            yield from [self._only][start:]
+            return
         held: list[_Micro] = []
         for micro in self._micros(epoch, start * self.accumulate):
             held.append(micro)
@@ -96,6 +100,15 @@ class Plan:
                 held = []
         if held:
             yield _update(held)
+
+    @functools.cached_property
+    def _only(self) -> Update | None:
+        """The update of every epoch, where one batch has all pairs: their order in it would change nothing."""
+        if self.sampler or self.batch_unit != "sentences" or len(self.lengths) > min(self.batch, self.window):
+            return None
+        lengths = np.asarray(self.lengths)
+        (rows,) = self._batches(lengths)
+        return _update([_Micro(rows, lengths[rows], None)])
 
     def updates_per_epoch(self, epoch: int = 0) -> int:
         """Count the updates of an epoch (from the unsampled lengths where a token budget meets sampling)."""

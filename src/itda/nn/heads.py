@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from itda.batch import BOS, PAD, Side, Tokens, Vectors
+from itda.batch import BOS, PAD, Batch, Side, Tokens, Vectors
 from itda.nn.fused.chunk import CHUNK
 from itda.nn.fused.loss import linear_cross_entropy
 from itda.nn.fused.paired_loss import paired_cross_entropy
 from itda.nn.fused.squared_error import linear_squared_error
 from itda.nn.fused.token_loss import linear_token_nll
-from itda.nn.interface import Decoded, Head, Memory, Narrow, Narrowing, Sums
+from itda.nn.interface import Decoded, Decoder, Head, Memory, Narrow, Narrowing, Sums
 from itda.nn.product import linear
 from itda.nn.rest import Rest
 from itda.nn.screen import Screen
@@ -181,7 +181,9 @@ class VectorHead(Head):
     def loss(self, decoded: Decoded, target: Side, memory: Memory) -> Sums:
         """Squared error over real positions."""
         assert isinstance(target, Vectors), "a vector head needs vector targets"
-        errors = linear_squared_error(decoded.features, *self.affine(), target.values, target.mask)
+        errors = linear_squared_error(
+            decoded.features, self.output.weight, self.output.bias, target.values, target.mask
+        )
         return Sums(errors, errors, target.mask.sum())
 
     @torch.no_grad()
@@ -195,9 +197,13 @@ class VectorHead(Head):
         """The predicted vector; gradients flow through it."""
         return self.output(decoded.features)
 
-    def affine(self) -> tuple[Float[Tensor, "out dim"], Float[Tensor, " out"]]:
-        """The map that `predict` applies."""
-        return self.output.weight, self.output.bias
+    def rollout_loss(
+        self, decoder: Decoder, batch: Batch, memory: Memory, shown: Bool[Tensor, "rows tgt"]
+    ) -> Sums | None:
+        """Squared error over real positions, where the decoder has one function for it."""
+        target, output = batch.tgt_out, (self.output.weight, self.output.bias)
+        errors = decoder.rollout_error(batch.tgt_in, memory, shown, output, target)
+        return None if errors is None else Sums(errors, errors, target.mask.sum())
 
     def _errors(self, decoded: Decoded, target: Side) -> Tensor:
         assert isinstance(target, Vectors), "a vector head needs vector targets"

@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from itda.batch import Side
+from itda.batch import Batch, Side
 from itda.nn.screen import Screen
 
 Tree = Any  # a tensor, None, or a tuple of trees
+Affine = tuple[Float[Tensor, "out dim"], Float[Tensor, " out"]]  # W and b
 
 
 def tree_map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
@@ -143,12 +144,13 @@ class Decoder(nn.Module, ABC):
         The answer always carries `weights` and `contexts` if the decoder has attention.
         """
 
-    def rollout(
-        self, tgt_in: Side, memory: Memory, shown: Bool[Tensor, "rows tgt"], said: tuple[Tensor, Tensor] | None
-    ) -> Decoded | None:
-        """Scheduled sampling over all positions by a quicker way than `step`; None where the decoder has none.
+    def rollout_error(
+        self, tgt_in: Side, memory: Memory, shown: Bool[Tensor, "rows tgt"], output: Affine, tgt_out: Side
+    ) -> Float[Tensor, ""] | None:
+        """The squared error of scheduled sampling by a quicker way than `step`; None where the decoder has none.
 
-        Where `shown` (on the CPU) is False, position t is fed what the head says at t - 1: `said` is its `affine`.
+        `output` are W and b of a head that predicts W x + b of the features x. Where `shown` (on the CPU) is False,
+        position t is fed what the head says at t - 1. The error is averaged over the numbers of a vector.
         """
         return None
 
@@ -254,8 +256,13 @@ class Head(nn.Module, ABC):
     def predict(self, decoded: Decoded, memory: Memory) -> Tensor:
         """The best next value: (rows, tgt) ids, or (rows, tgt, dim) vectors (differentiable)."""
 
-    def affine(self) -> tuple[Float[Tensor, "out dim"], Float[Tensor, " out"]] | None:
-        """W and b where `predict` is W x + b of the features x; None where it is anything else, such as a token."""
+    def rollout_loss(
+        self, decoder: Decoder, batch: Batch, memory: Memory, shown: Bool[Tensor, "rows tgt"]
+    ) -> Sums | None:
+        """The loss of scheduled sampling by a quicker way than step by step; None where there is none.
+
+        Where `shown` (on the CPU) is False, position t is fed what this head says at t - 1.
+        """
         return None
 
     def log_probs(

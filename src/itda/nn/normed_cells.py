@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from itda.nn.recurrent import Cell, CellState, Mask, Sequence, States, last_real
+from itda.nn.recurrent import Cell, CellState, Mask, Sequence, States, first_state, last_real
 
 
 class NormedLSTMCell(Cell):
@@ -48,9 +48,9 @@ class NormedLSTMCell(Cell):
         """s_t from s_{t-1} and the mapped input."""
         return self._advance(self.input_norm(inputs), state)
 
-    def sequence(self, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
+    def sequence(self, values: Sequence, state: CellState | None, mask: Mask | None) -> tuple[States, CellState]:
         """All positions, in a loop."""
-        return _over_time(self._advance, self.input_norm(self.inputs(values)), state, mask)
+        return _over_time(self._advance, self.input_norm(self.inputs(values)), state or first_state(self, values), mask)
 
     def _advance(self, normed: Tensor, state: CellState) -> CellState:
         hidden, cell = state
@@ -90,9 +90,9 @@ class NormedGRUCell(Cell):
         """s_t from s_{t-1} and the mapped input."""
         return self._advance(self._normed(inputs), state)
 
-    def sequence(self, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
+    def sequence(self, values: Sequence, state: CellState | None, mask: Mask | None) -> tuple[States, CellState]:
         """All positions, in a loop."""
-        return _over_time(self._advance, self._normed(self.inputs(values)), state, mask)
+        return _over_time(self._advance, self._normed(self.inputs(values)), state or first_state(self, values), mask)
 
     def _normed(self, inputs: Float[Tensor, "*lead gates"]) -> Float[Tensor, "*lead gates"]:
         gates, new = inputs.split([2 * self.dim, self.dim], dim=-1)

@@ -35,11 +35,6 @@ def last_real(states: States, mask: Mask | None) -> Float[Tensor, "rows dim"]:
     return states[torch.arange(len(states), device=states.device), last]
 
 
-def is_whole(mask: Mask) -> bool:
-    """Whether nothing is padded; said on a CPU only, since asking another device would wait for it."""
-    return mask.device.type == "cpu" and bool(mask.all())
-
-
 def blank(values: States, mask: Mask | None) -> States:
     """Zeros on padding; None: there is none."""
     return values if mask is None else values.masked_fill(~mask[..., None], 0.0)
@@ -74,8 +69,8 @@ class Cell(nn.Module, ABC):
         """s_t from s_{t-1} and the mapped input."""
 
     @abstractmethod
-    def sequence(self, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
-        """Hidden states at all positions, and the whole state after the last real position of each row."""
+    def sequence(self, values: Sequence, state: CellState | None, mask: Mask | None) -> tuple[States, CellState]:
+        """Hidden states at all positions, and the whole state after the last real position; no state: zeros."""
 
 
 class LSTMCell(Cell):
@@ -113,7 +108,7 @@ class LSTMCell(Cell):
         cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(cell), cell
 
-    def sequence(self, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
+    def sequence(self, values: Sequence, state: CellState | None, mask: Mask | None) -> tuple[States, CellState]:
         """Hidden states at all positions, and the whole state after the last real position of each row.
 
         The kernel knows no mask and gives c only after padding. An extra input that is 1 on padding closes the
@@ -129,7 +124,7 @@ class LSTMCell(Cell):
             saturate[0], saturate[1] = -SATURATED, SATURATED
             weight = torch.cat([weight, saturate.flatten(0, 1)], dim=1)
             values = torch.cat([values, (~mask)[..., None].to(values.dtype)], dim=-1)
-        first = tuple(part[None].contiguous() for part in state)
+        first = tuple(part[None].contiguous() for part in state or first_state(self, values))
         weights = [weight, k.weight_hh_l0, k.bias_ih_l0, k.bias_hh_l0]
         hidden, _, cell = torch.lstm(values, first, weights, True, 1, 0.0, self.training, False, True)
         return hidden, (last_real(hidden, mask), cell[0])
@@ -173,14 +168,14 @@ class GRUCell(Cell):
         new = torch.tanh(n_in + torch.sigmoid(r_in + r_rec) * n_rec)
         return (new + update * (hidden - new),)
 
-    def sequence(self, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
+    def sequence(self, values: Sequence, state: CellState | None, mask: Mask | None) -> tuple[States, CellState]:
         """Hidden states at all positions, and the state after the last real position of each row.
 
         To train on a CPU our own loop is quicker than torch's: by a quarter where steps are small, else by little.
         """
         if is_trained(values):
             return fused_sequence(self.kernel_maps(), values, state, mask)
-        hidden = self.kernel(values, state[0][None].contiguous())[0]
+        hidden = self.kernel(values, state[0][None].contiguous() if state else None)[0]
         return hidden, (last_real(hidden, mask),)
 
 
@@ -194,10 +189,12 @@ def is_trained(values: Sequence) -> bool:
     return values.device.type == "cpu" and torch.is_grad_enabled()
 
 
-def fused_sequence(maps: Maps, values: Sequence, state: CellState, mask: Mask | None) -> tuple[States, CellState]:
+def fused_sequence(
+    maps: Maps, values: Sequence, state: CellState | None, mask: Mask | None
+) -> tuple[States, CellState]:
     """What a cell's `sequence` gives, by our own loop."""
     ends = None if mask is None else mask.sum(1).clamp(min=1)
-    states, last = recurrence(values.transpose(0, 1), state, maps, ends)
+    states, last = recurrence(values.transpose(0, 1), state or (), maps, ends)
     return states.transpose(0, 1), last
 
 
@@ -232,7 +229,7 @@ class RecurrentEncoder(Encoder):
 
     def forward(self, src: Side) -> Memory:
         """Encode; the summary holds, for each layer, (hidden,) or (hidden, cell) after the last real position."""
-        mask = None if is_whole(src.mask) else src.mask
+        mask = None if src.whole else src.mask
         # Only what is finite and small can be shut out by a saturated gate, so padding is blanked before it is read.
         values = self.dropout(blank(self.embed(src.values), mask))
         summary = []
@@ -240,11 +237,11 @@ class RecurrentEncoder(Encoder):
             below = values
             if layer:
                 values = self.dropout(values)
-            states, final = forward_cell.sequence(values, first_state(forward_cell, values), mask)
+            states, final = forward_cell.sequence(values, None, mask)
             if layer < len(self.backward_cells):
                 cell = self.backward_cells[layer]
                 turned = reverse_sequences(values, src.mask)
-                turned, backward_final = cell.sequence(turned, first_state(cell, values), mask)
+                turned, backward_final = cell.sequence(turned, None, mask)
                 states = torch.cat([states, reverse_sequences(turned, src.mask)], dim=-1)
                 final = tuple(torch.cat(pair, dim=-1) for pair in zip(final, backward_final, strict=True))
             values = states + below if 0 < self.residual_from <= layer + 1 else states

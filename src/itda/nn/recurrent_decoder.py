@@ -19,8 +19,8 @@ from itda.nn.attention import Attention, Terms
 from itda.nn.bridge import Bridge, StackState
 from itda.nn.embedding import Embedder, SequenceDropout
 from itda.nn.fused.loops import bahdanau_loop, feeding_loop
-from itda.nn.fused.recurrence import Feedback, recurrence
-from itda.nn.interface import Decoded, Decoder, Engine, Memory, PureEngine, State, Tree, tree_map
+from itda.nn.fused.rollout import rollout_error
+from itda.nn.interface import Affine, Decoded, Decoder, Engine, Memory, PureEngine, State, Tree, tree_map
 from itda.nn.product import Linear, linear
 from itda.nn.recurrent import Cell, CellState
 from itda.nn.walks.recurrent import BahdanauEngine, LuongEngine, can_lay_out
@@ -133,18 +133,18 @@ class PlainDecoder(Decoder):
         cache = self.stack.step(self.stack.cells[0].inputs(embedded), state.cache, state.masks)
         return self._decoded(self.stack.output(cache)[:, None], state.masks[-1]), replace(state, cache=cache)
 
-    def rollout(
-        self, tgt_in: Side, memory: Memory, shown: Bool[Tensor, "rows tgt"], said: tuple[Tensor, Tensor] | None
-    ) -> Decoded | None:
+    def rollout_error(
+        self, tgt_in: Side, memory: Memory, shown: Bool[Tensor, "rows tgt"], output: Affine, tgt_out: Side
+    ) -> Float[Tensor, ""] | None:
         """Of vectors, with one layer and nothing dropped: all positions by one function with its own backward."""
-        if said is None or self.readout or len(self.stack.cells) > 1 or not self.embed.verbatim or self.dropout.active:
+        maps = self.stack.cells[0].kernel_maps()
+        several, turned = len(self.stack.cells) > 1 or self.readout, not self.embed.verbatim or self.dropout.active
+        if maps is None or several or turned:
             return None
-        (first,), maps = self.bridge(memory), self.stack.cells[0].kernel_maps()
-        if maps is None:
-            return None
-        feedback = Feedback(shown.t(), *said)
-        hidden, _ = recurrence(tgt_in.values.transpose(0, 1), first, maps, feedback=feedback)
-        return Decoded(hidden.transpose(0, 1))
+        (first,) = self.bridge(memory)
+        mask = None if tgt_out.whole else tgt_out.mask.t()
+        values, target = (side.values.transpose(0, 1) for side in (tgt_in, tgt_out))
+        return rollout_error(values, shown.t(), first, maps, output, target, mask)
 
     def _masks(self, memory: Memory) -> Masks:
         return draw_masks(self.dropout, memory, self.embed.dim, self.stack, self.dim)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -181,9 +182,9 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
     nll: Tensor | float = 0.0
     parts: dict[str, Tensor | float] = {}
     for batch in update.batches:
-        with torch.autocast(work.device.type, torch.bfloat16, enabled=config.autocast == "bfloat16"):
+        with precision(config, work.device):
             sums = work.objective(work.model, batch.to(work.device), standing.step, used, coins)
-        (sums.objective / update.num_targets).backward()
+        sums.objective.backward(torch.full_like(sums.objective, 1 / update.num_targets))  # quicker than to divide first
         loss, nll = loss + sums.objective.detach(), nll + sums.nll.detach()
         parts = {name: parts.get(name, 0.0) + value.detach() for name, value in sums.parts.items()}
     norm = clip_gradients(work.optimizer, config.clip_norm)
@@ -208,6 +209,11 @@ def _apply(work: Work, standing: Standing, update: Update, clock: Clock) -> Upda
         progress=used,
         parts={name: float(value) / update.num_targets for name, value in parts.items()},
     )
+
+
+def precision(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
+    """Compute in the precision of the recipe; where that is the weights' own, torch's context costs without use."""
+    return torch.autocast(device.type, torch.bfloat16) if config.autocast == "bfloat16" else nullcontext()
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, limit: float) -> Tensor:

@@ -28,14 +28,12 @@ def exact_rollout(model: EncoderDecoder, batch: Batch, ratio: float, granularity
     """Position t + 1 is fed the reference, or what the model predicted at t."""
     memory = model.encode(batch.src)
     shown = toss(batch.tgt_in.mask.shape, ratio, granularity, coins)
-    decoded = model.decoder.rollout(batch.tgt_in, memory, shown, model.head.affine())
-    if decoded is None:
-        decoded = stepwise(model, batch.tgt_in, memory, shown)
-    return model.head.loss(decoded, batch.tgt_out, memory)
+    quick = model.head.rollout_loss(model.decoder, batch, memory, shown)
+    return quick or model.head.loss(stepwise(model, batch.tgt_in, memory, shown), batch.tgt_out, memory)
 
 
 def stepwise(model: EncoderDecoder, tgt_in: Side, memory: Memory, shown: Bool[Tensor, "batch tgt"]) -> Decoded:
-    """Decode step by step: what a decoder's `rollout` must equal."""
+    """Decode step by step: what a head's `rollout_loss` must equal."""
     gold = tgt_in.values
     shown = shown.to(gold.device)
     state, previous, features = model.decoder.start(memory), gold[:, 0], []

@@ -22,6 +22,7 @@ from itda.run import FACTS, MetricsLog, RunFolder
 from itda.seq2seq import Seq2Seq
 from itda.text.tokenizer import TokenizerPair
 from itda.training import checkpoint
+from itda.training.adam import Adam, AdamW
 from itda.training.dataset import Dataset
 from itda.training.frozen import Frozen, freeze
 from itda.training.loop import HIGHER_IS_BETTER, Standing, UpdateReport, ValidationReport, Work, train
@@ -293,7 +294,7 @@ def _start(run: RunFolder, config: Config, parts: Parts, device: torch.device, s
 def make_optimizer(config: Config, model: torch.nn.Module) -> torch.optim.Optimizer:
     """Adam or AdamW over all parameters that are not frozen."""
     train = config.train
-    kind = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
+    kind = AdamW if train.optimizer == "adamw" else Adam
     decay = train.weight_decay if train.optimizer == "adamw" else 0.0
     return kind(
         [parameter for parameter in model.parameters() if parameter.requires_grad],

@@ -70,7 +70,7 @@ class _Bahdanau(torch.autograd.Function):
         d_keys, d_query_map, d_energy = scores.gradients(cell.hidden[:-1])
         d_values = torch.bmm(scores.alphas.alpha.permute(1, 2, 0), cell.d_act.transpose(0, 1))
         return (
-            None, cell.d_act, d_weight, d_bias, None, d_keys, d_values, d_query_map, d_energy,
+            None, cell.hand_over(), d_weight, d_bias, None, d_keys, d_values, d_query_map, d_energy,
             *cell.first_gradients(d_hidden),
         )  # fmt: skip
 
@@ -126,7 +126,7 @@ class _Feeding(torch.autograd.Function):
         d_keys, d_query_map, d_energy = scores.gradients(cell.hidden[1:])
         d_values = torch.bmm(scores.alphas.alpha.permute(1, 2, 0), d_read.transpose(0, 1))
         return (
-            None, cell.d_act, over_time(cell.d_act[1:], ctx.feeds[:-1]), d_weight, d_bias, None, d_keys, d_values,
+            None, cell.hand_over(), over_time(cell.d_act[1:], ctx.feeds[:-1]), d_weight, d_bias, None, d_keys, d_values,
             d_query_map, d_energy, over_time(d_read, cell.hidden[1:]), None, *cell.first_gradients(d_hidden),
         )  # fmt: skip
 
