@@ -104,6 +104,15 @@ def memory_now() -> int:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0)
 
 
+def private_memory() -> int:
+    """Read how much memory this process shares with no other, in bytes; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024
+
+
 def others_share(before: tuple[float, float, float], after: tuple[float, float, float], cores: int) -> float | None:
     """Compute which share of the machine other processes used between two moments."""
     wall, machine, own = (b - a for a, b in zip(before, after, strict=True))
@@ -169,5 +178,5 @@ def run(works: dict[str, Callable[[Job], Result]], job_file: str) -> None:
     started = moment()
     result = works[job["work"]](job)
     others = others_share(started, moment(), os.cpu_count() or 1)
-    result |= {"peak_memory": peak_memory(), "start_memory": before, "others": others}
+    result |= {"peak_memory": peak_memory() + result.pop("workers_memory", 0), "start_memory": before, "others": others}
     Path(job["result"]).write_text(json.dumps(result), encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -45,6 +47,7 @@ from race.child import (
     Result,
     decoded,
     most_steps,
+    private_memory,
     read_batches,
     read_sources,
     run,
@@ -144,7 +147,9 @@ def decoding(job: Job) -> Result:
     if not job.get("record"):
         # Batches are cut as itda cuts them, and the number of sentences that a job names does not bind.
         own = job | {"batches": [len(sources)]}
-        return decoded(sources, own, lambda places, size: decode(model, sources, places, job))
+        held_by: dict[int, int] = {}
+        found = decoded(sources, own, lambda places, size: decode(model, sources, places, job, held_by=held_by))
+        return found | {"workers_memory": max(held_by.values(), default=0) * torch.get_num_threads()}
     cores = torch.get_num_threads()
     torch.set_num_threads(1)  # as each worker has it
     with Products(enabled=True) as products:
@@ -196,22 +201,34 @@ def lecture(job: Job) -> Result:
 
 @torch.inference_mode()
 def decode(
-    model: EncoderDecoder, sources: list[list[int]], places: list[int], job: Job, workers: int | None = None
+    model: EncoderDecoder,
+    sources: list[list[int]],
+    places: list[int],
+    job: Job,
+    workers: int | None = None,
+    held_by: dict[int, int] | None = None,
 ) -> list[list[int]]:
-    """Decode as `Seq2Seq.generate` does: in its batches, by its workers; the closing eos is the last of the steps."""
+    """Decode as `Seq2Seq.generate` does: in its batches, by its workers; the closing eos is the last of the steps.
+
+    `held_by` is told the most that each worker has for itself after a batch.
+    """
     settings = Settings(beam_size=job["beam"], scoring=Scoring(strength=1.0))
     engine, outputs = model.decoder.engine(), dict[int, list[int]]()
 
-    def write(batch: list[list[int]]) -> list[list[int]]:
+    def write(batch: list[list[int]]) -> tuple[list[list[int]], int, int]:
         with torch.inference_mode():
             limits = torch.full((len(batch),), most_steps(job) - 1)
             memory = model.encode(pad_tokens(batch))
             search = Search(model.decoder, model.head, memory, limits, settings, engine=engine)
-            return [[*found[0].ids, EOS] for found in search.run()]
+            written = [[*found[0].ids, EOS] for found in search.run()]
+        is_worker = multiprocessing.parent_process() is not None
+        return written, os.getpid(), private_memory() if is_worker else 0
 
     with Crew(write, count_workers(workers, torch.device("cpu"))) as crew:
         batches = list(pack([len(sources[place]) for place in places], settings.rows, workers=crew.workers))
-        for number, written in crew.do([[sources[places[one]] for one in batch] for batch in batches]):
+        for number, (written, pid, held) in crew.do([[sources[places[one]] for one in batch] for batch in batches]):
+            if held_by is not None:
+                held_by[pid] = max(held_by.get(pid, 0), held)
             outputs |= {places[one]: ids for one, ids in zip(batches[number], written, strict=True)}
     return [outputs[place] for place in places]
 
